@@ -1,0 +1,66 @@
+#!/bin/sh
+# Install pinned, hashed packages into .venv: `install.sh setup | worker | dev`. Safe to run again at any time.
+#   setup   control plane + Kafka on this machine, no torch        worker   + torch        dev   + test and lint tools
+set -eu
+cd "$(dirname "$0")/../.."
+level=$1
+here=deploy/requirements
+
+stop() {
+    printf 'trainwright: %s\n' "$1" >&2
+    exit 1
+}
+
+fits() {
+    command -v "$1" >/dev/null 2>&1 && "$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null
+}
+
+find_python() {
+    for python in ${PYTHON:-python3 python3.13 python3.12 python3.11 python}; do
+        if fits "$python"; then
+            printf '%s' "$python"
+            return
+        fi
+    done
+    first=${PYTHON:-python3}
+    version=$("$first" -c 'import platform; print(platform.python_version())' 2>/dev/null || echo missing)
+    stop "needs Python 3.11, 3.12 or 3.13, but $first is $version: install one of them, then run \`make setup PYTHON=/path/to/python3.12\`."
+}
+
+make_venv() {
+    if [ -x .venv/bin/python ] && fits .venv/bin/python; then
+        .venv/bin/python -c 'import pip' 2>/dev/null || .venv/bin/python -m ensurepip >/dev/null 2>&1 || stop ".venv has no pip: remove the folder .venv, then run the same make command again."
+        return
+    fi
+    python=$(find_python)
+    "$python" -c 'import ensurepip, venv' 2>/dev/null || stop "$python cannot make virtual environments because its venv package is missing: on Debian or Ubuntu run \`apt-get install python3-venv\`, then the same make command again."
+    echo "Making .venv with $("$python" -c 'import sys; print(sys.executable, sys.version.split()[0])')"
+    "$python" -m venv --clear .venv || stop "could not make .venv here: see the lines above, then run the same make command again."
+}
+
+announce() {
+    # Figures measured on Linux x86-64; what is in the local package cache is not fetched again.
+    case $level in
+        setup) echo "Will fetch Python packages for the control plane and a Java runtime for Kafka: @BASE@. Kafka itself (45 MB) follows at its first start." ;;
+        worker) echo "Will fetch the worker's packages (PyTorch): on Linux with CUDA libraries @WORKER@, on macOS about 0.2 GB." ;;
+        dev) echo "Will fetch test and lint tools: @DEV@." ;;
+    esac
+}
+
+install() {
+    .venv/bin/uv pip install --quiet --python .venv/bin/python --require-hashes --compile-bytecode "$@" ||
+        stop "installing packages failed: see the lines above; when the network is back run the same make command again, what was fetched is kept."
+}
+
+announce
+make_venv
+if [ "$level" = setup ]; then
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $here/bootstrap.txt ||
+        stop "pip could not install uv: see the lines above, then run the same make command again."
+    install -r $here/base.txt -r $here/embedded.txt
+    .venv/bin/uv pip install --quiet --python .venv/bin/python --no-deps --no-build-isolation --editable .
+    # An environment may forbid writing bytecode (PYTHONDONTWRITEBYTECODE); compileall still does, and starts get twice as fast.
+    .venv/bin/python -m compileall -q libs services
+else
+    install -r "$here/$level.txt"
+fi

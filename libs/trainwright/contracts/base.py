@@ -1,0 +1,92 @@
+"""What every contract is made of: frozen models, events, and how a reader tells a repeat from news.
+
+Nouns live in files of their own; the topics they travel on are in ``topics.py``.
+"""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Annotated, ClassVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer
+
+
+def _utc(value: datetime) -> datetime:
+    return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+def iso(value: datetime) -> str:
+    """Return UTC time as ISO-8601 with microseconds and ``Z``: fixed width, so it sorts as text."""
+    return _utc(value).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+Timestamp = Annotated[datetime, AfterValidator(_utc), PlainSerializer(iso, return_type=str, when_used="json")]
+"""A moment in UTC; JSON is ISO-8601 with ``Z``."""
+
+Name = Annotated[str, Field(min_length=1, max_length=200)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the content, in hex.")]
+
+
+class Contract(BaseModel):
+    """A shape that crosses a process border; unknown fields are ignored: additions stay compatible."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", ser_json_inf_nan="strings")
+
+
+class Request(BaseModel):
+    """A shape that a person sends; unknown fields are refused, because they are nearly always a mistake."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+
+
+@dataclass(frozen=True, slots=True)
+class Newer:
+    """Apply an event only if ``order`` is above the last one applied for ``subject``."""
+
+    subject: str
+    order: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Once:
+    """Apply an event only if ``key`` has not been applied before."""
+
+    key: str
+
+
+Guard = Newer | Once | None
+
+
+class Event(Contract):
+    """A fact (or, on the command topic, a wish) that travels on the log.
+
+    Subclasses set ``noun`` and say which aggregate they are about (``subject``, the record's key) and how a
+    repeat is recognised (``guard``; None for superseded kinds whose handler only keeps the newest).
+    """
+
+    noun: ClassVar[str]
+    major: ClassVar[int] = 1
+
+    @classmethod
+    def type_name(cls) -> str:
+        """Return the CloudEvents type, e.g. ``trainwright.task.TaskReady.v1``."""
+        return f"trainwright.{cls.noun}.{cls.__name__}.v{cls.major}"
+
+    @property
+    def subject(self) -> str:
+        """Return the record's key."""
+        raise NotImplementedError
+
+    @property
+    def guard(self) -> Guard:
+        """Return how a reader recognises a repeat of this event."""
+        return None
+
+    @property
+    def aggregate_version(self) -> int | None:
+        """Return the version of the owner's document, when the event carries one."""
+        return None
+
+    @property
+    def attempt_number(self) -> int | None:
+        """Return the attempt that the event is about, when there is one."""
+        return None

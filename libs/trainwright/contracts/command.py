@@ -1,0 +1,49 @@
+"""Commands: what the scheduler asks one worker to do."""
+
+from typing import ClassVar
+
+from pydantic import Field
+
+from trainwright.contracts.base import Event, Guard, Once, Timestamp
+from trainwright.contracts.resource import Slots
+from trainwright.contracts.task import StopKind, TaskConfig
+
+
+class Command(Event):
+    """A wish addressed to one incarnation of one worker."""
+
+    noun: ClassVar[str] = "command"
+    worker_id: str
+    incarnation: str
+    task_id: str
+    attempt: int = Field(ge=1)
+    revision: int = Field(1, ge=1, description="Grows when the same wish is changed.")
+    not_after: Timestamp | None = Field(None, description="A command read later than this is refused.")
+
+    @property
+    def subject(self) -> str:
+        return self.worker_id
+
+    @property
+    def guard(self) -> Guard:
+        return Once(f"{self.task_id}/{self.attempt}/{type(self).__name__}/{self.revision}")
+
+    @property
+    def attempt_number(self) -> int:
+        return self.attempt
+
+
+class RunAttempt(Command):
+    """Run an attempt on the slots named."""
+
+    name: str
+    config: TaskConfig
+    slots: Slots
+
+
+class StopAttempt(Command):
+    """Stop an attempt: ask it, then end it at the deadline."""
+
+    kind: StopKind
+    grace_seconds: float = Field(10, ge=0, description="Time to end by itself before SIGTERM.")
+    reason: str = ""

@@ -1,0 +1,46 @@
+"""Dead letters: records that a consumer could not apply."""
+
+from typing import ClassVar
+
+from pydantic import Field
+
+from trainwright.contracts.base import Contract, Event, Guard, Once, Sha256, Timestamp
+
+
+class DeadLetter(Contract):
+    """A record as it was read, and why it failed. Bytes are base64."""
+
+    dead_id: str
+    consumer: str = Field(description="The service that could not apply it.")
+    topic: str
+    partition: int
+    offset: int
+    time: Timestamp
+    key_b64: str | None = None
+    headers: list[tuple[str, str]] = Field(default=[], description="Name and base64 value.")
+    value_b64: str | None = None
+    value_sha256: Sha256 | None = Field(None, description="A blob, when the value is too large to carry.")
+    error: str
+    tries: int
+    replayed_at: Timestamp | None = None
+
+
+class DeadLettered(Event):
+    """A consumer put a record aside and went on."""
+
+    noun: ClassVar[str] = "dead"
+    letter: DeadLetter
+
+    @property
+    def subject(self) -> str:
+        return self.letter.consumer
+
+    @property
+    def guard(self) -> Guard:
+        return Once(self.letter.dead_id)
+
+
+class DeadLetterList(Contract):
+    """`GET /dead`."""
+
+    dead_letters: list[DeadLetter]

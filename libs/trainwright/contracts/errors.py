@@ -1,0 +1,118 @@
+"""The error tree. Each error knows its HTTP status, its stable code, and whether a retry may help.
+
+TrainwrightError
+├── InvalidInput        422  invalid_input
+├── Unauthorised        401  unauthorised
+├── NotFound            404  not_found
+├── Conflict            409  conflict
+│   ├── IllegalTransition    illegal_transition
+│   └── VersionConflict      version_conflict     (retry)
+├── TooLarge            413  too_large
+└── Unavailable         503  unavailable          (retry)
+    ├── StoreUnavailable     store_unavailable
+    └── OutboxFull           outbox_full
+"""
+
+from typing import ClassVar
+
+from pydantic import Field
+
+from trainwright.contracts.base import Contract
+
+
+class FieldError(Contract):
+    """One wrong field: where it is and what would be right."""
+
+    path: str = Field(description="Dotted path of the field, e.g. `config.parameters.horizon`.")
+    message: str
+
+
+class Problem(Contract):
+    """An error answer (RFC 9457, ``application/problem+json``)."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    detail: str
+    code: str
+    errors: list[FieldError] = []
+
+
+class TrainwrightError(Exception):
+    """The root of everything that Trainwright raises on purpose."""
+
+    status: ClassVar[int] = 500
+    code: ClassVar[str] = "internal"
+    title: ClassVar[str] = "Internal error"
+    retryable: ClassVar[bool] = False
+
+    def __init__(self, detail: str, errors: list[FieldError] | None = None) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.errors = errors or []
+
+    def problem(self) -> Problem:
+        """Return the error as a problem document."""
+        return Problem(
+            title=self.title, status=self.status, detail=self.detail, code=self.code, errors=self.errors
+        )
+
+
+class InvalidInput(TrainwrightError):
+    """What was sent does not fit; ``errors`` names each field."""
+
+    status, code, title = 422, "invalid_input", "Invalid input"
+
+
+class Unauthorised(TrainwrightError):
+    """No key, or a key that is not known."""
+
+    status, code, title = 401, "unauthorised", "Unauthorised"
+
+
+class NotFound(TrainwrightError):
+    """The thing named does not exist."""
+
+    status, code, title = 404, "not_found", "Not found"
+
+
+class Conflict(TrainwrightError):
+    """The request does not fit the thing's present state."""
+
+    status, code, title = 409, "conflict", "Conflict"
+
+
+class IllegalTransition(Conflict):
+    """A task cannot go from its status to the one asked for."""
+
+    code, title = "illegal_transition", "Illegal transition"
+
+
+class VersionConflict(Conflict):
+    """Somebody else wrote the document in between."""
+
+    code, title, retryable = "version_conflict", "Version conflict", True
+
+
+class TooLarge(TrainwrightError):
+    """A body or a document is over its limit."""
+
+    status, code, title = 413, "too_large", "Too large"
+
+
+class Unavailable(TrainwrightError):
+    """A part is not there at present; the same request may succeed later."""
+
+    status, code, title, retryable = 503, "unavailable", "Unavailable", True
+
+
+class StoreUnavailable(Unavailable):
+    """The store cannot be read or written at present."""
+
+    code, title = "store_unavailable", "Store unavailable"
+
+
+class OutboxFull(Unavailable):
+    """Too many events wait for Kafka; accepting more would risk losing them."""
+
+    code, title = "outbox_full", "Too many unsent events"

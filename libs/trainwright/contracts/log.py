@@ -1,0 +1,70 @@
+"""Log records of runs."""
+
+from enum import StrEnum
+from typing import Any, ClassVar
+
+from pydantic import Field
+
+from trainwright.contracts.base import Contract, Event, Timestamp
+
+
+class LogLevel(StrEnum):
+    """How grave a record is."""
+
+    DEBUG = "DEBUG"
+    INFO = "INFO"
+    WARNING = "WARNING"
+    ERROR = "ERROR"
+    CRITICAL = "CRITICAL"
+
+
+class LogStream(StrEnum):
+    """Where a record comes from; each stream of an attempt is numbered by itself."""
+
+    STDOUT = "stdout"
+    STDERR = "stderr"
+    AGENT = "agent"
+
+
+class LogRecord(Contract):
+    """One record; ``seq`` is its byte offset in its stream."""
+
+    seq: int
+    time: Timestamp
+    level: LogLevel
+    message: str
+    extra: dict[str, Any] = {}
+
+
+class LogBatch(Event):
+    """Records of one stream of one attempt, in order; a reader skips numbers it has."""
+
+    noun: ClassVar[str] = "log"
+    task_id: str
+    attempt: int
+    stream: LogStream
+    records: list[LogRecord] = Field(min_length=1)
+
+    @property
+    def subject(self) -> str:
+        return self.task_id
+
+    @property
+    def attempt_number(self) -> int:
+        return self.attempt
+
+
+class LogEntry(Contract):
+    """A row of `GET /tasks/{id}/logs`."""
+
+    time: Timestamp
+    level: LogLevel
+    message: str
+    extra: dict[str, Any] = Field(description="`attempt`, `stream`, and what the record carried.")
+
+
+class LogPage(Contract):
+    """`GET /tasks/{id}/logs`: oldest first; with `next_cursor` the following page, also later on."""
+
+    entries: list[LogEntry]
+    next_cursor: str | None

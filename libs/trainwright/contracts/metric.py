@@ -1,0 +1,49 @@
+"""Metrics: what a run logs by step."""
+
+from typing import ClassVar, NamedTuple
+
+from pydantic import Field
+
+from trainwright.contracts.base import Contract, Event
+
+
+class MetricPoint(NamedTuple):
+    """One call of `run.log`: its number within the attempt, Unix time in seconds, step, values by name."""
+
+    seq: int
+    time: float
+    step: int
+    values: dict[str, float]
+
+
+class MetricBatch(Event):
+    """Points of one attempt, in the order of their numbers; a reader skips numbers it has."""
+
+    noun: ClassVar[str] = "metric"
+    task_id: str
+    attempt: int
+    points: list[MetricPoint] = Field(min_length=1)
+
+    @property
+    def subject(self) -> str:
+        return self.task_id
+
+    @property
+    def attempt_number(self) -> int:
+        return self.attempt
+
+
+class MetricSeries(Contract):
+    """`GET /tasks/{id}/metrics?name=…`: points are `[step, value]`."""
+
+    task_id: str
+    name: str
+    points: list[tuple[int, float]]
+
+
+class MetricOverview(Contract):
+    """`GET /tasks/{id}/metrics`."""
+
+    task_id: str
+    latest: dict[str, float]
+    names: list[str]

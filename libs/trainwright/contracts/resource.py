@@ -1,0 +1,64 @@
+"""Resources that a task asks for and that a worker has."""
+
+import re
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field
+
+from trainwright.contracts.base import Contract, Request
+
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+_UNITS |= {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
+
+
+def parse_bytes(value: Any) -> Any:
+    """Return a memory amount in bytes from an integer or from text such as ``512Mi`` or ``16Gi``.
+
+    Raises:
+        ValueError: The text is not a number with one of the known units.
+    """
+    if not isinstance(value, str):
+        return value
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]i?)?B?\s*", value)
+    if match is None:
+        raise ValueError(f"{value!r} is not a memory amount; write bytes or e.g. '512Mi', '16Gi'")
+    return int(float(match[1]) * _UNITS[match[2] or ""])
+
+
+Bytes = Annotated[
+    int, BeforeValidator(parse_bytes), Field(ge=0, description="Bytes, or text such as '16Gi'.")
+]
+
+
+class ResourceRequirements(Request):
+    """What one attempt of a task needs; all of it on one worker."""
+
+    gpu: int = Field(0, ge=0, le=1024, description="Whole GPUs.")
+    cpu: float = Field(1, ge=0, le=4096, description="CPU cores.")
+    memory: Bytes = 0
+    gpu_memory: Bytes = 0
+
+
+class Gpu(Contract):
+    """One GPU of a worker."""
+
+    index: int
+    model: str
+    memory: int = Field(description="Bytes.")
+
+
+class Slots(Contract):
+    """What a placement takes from its worker."""
+
+    gpus: list[int] = Field(default=[], description="Indices of the GPUs that the attempt may see.")
+    cpu: float = 0
+    memory: int = 0
+
+
+class ResourceUsage(Contract):
+    """What is in use at a moment."""
+
+    gpu: float | None = Field(None, description="Mean utilisation of the GPUs, 0 to 100.")
+    gpu_memory: int | None = Field(None, description="Bytes.")
+    cpu: float | None = Field(None, description="Percent of one core; 250 is two and a half cores.")
+    memory: int | None = Field(None, description="Bytes, resident.")

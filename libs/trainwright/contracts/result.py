@@ -1,0 +1,74 @@
+"""Results: model versions and reports."""
+
+from typing import Any, ClassVar
+
+from pydantic import Field
+
+from trainwright.contracts.attempt import BundleFile
+from trainwright.contracts.base import Contract, Event, Guard, Newer, Sha256, Timestamp
+
+
+class ModelVersion(Contract):
+    """A model version; ``model_id`` is `{identity}/v{number}`."""
+
+    model_id: str
+    identity: str = Field(description="What the versions count for, e.g. `store/S001_all/tcn`.")
+    number: int = Field(ge=1)
+    version: int = Field(1, description="Version of this document.")
+    task_id: str
+    attempt: int
+    task_name: str
+    recipe: str
+    description: str = ""
+    bundle: Sha256
+    files: dict[str, BundleFile] = {}
+    metrics: dict[str, Any] = {}
+    report: Sha256 | None = Field(None, description="The HTML report, once rendered.")
+    created_at: Timestamp
+
+
+class ResultEvent(Event):
+    """Any change of a model version, with the whole document after it."""
+
+    noun: ClassVar[str] = "result"
+    model: ModelVersion
+
+    @property
+    def subject(self) -> str:
+        return self.model.task_id
+
+    @property
+    def guard(self) -> Guard:
+        return Newer(self.model.model_id, (0, self.model.version))
+
+    @property
+    def aggregate_version(self) -> int:
+        return self.model.version
+
+    @property
+    def attempt_number(self) -> int:
+        return self.model.attempt
+
+
+class ModelVersionRegistered(ResultEvent):
+    """A completed task left a model version."""
+
+
+class ReportGenerated(ResultEvent):
+    """A model version's report can be read."""
+
+
+class Pagination(Contract):
+    """Where a page stands."""
+
+    total: int
+    page: int
+    page_size: int
+    total_pages: int
+
+
+class ModelPage(Contract):
+    """`GET /models`."""
+
+    models: list[ModelVersion]
+    pagination: Pagination

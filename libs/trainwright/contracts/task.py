@@ -1,0 +1,247 @@
+"""Tasks: the document that people submit, the document that the task service owns, and its events."""
+
+from enum import StrEnum
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field
+
+from trainwright.contracts.attempt import Failure
+from trainwright.contracts.base import Contract, Event, Guard, Name, Newer, Request, Sha256, Timestamp
+from trainwright.contracts.resource import ResourceRequirements, ResourceUsage
+
+Labels = Annotated[dict[Name, Annotated[str, Field(max_length=200)]], Field(max_length=64)]
+
+
+class TaskStatus(StrEnum):
+    """Where a task stands in its life."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    PAUSED = "paused"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class TaskPhase(StrEnum):
+    """Why a task stands where it stands."""
+
+    NOT_STARTED = "not_started"
+    WAITING_SLOTS = "waiting_slots"
+    BACKING_OFF = "backing_off"
+    STARTING = "starting"
+    TRAINING = "training"
+    FINISHING = "finishing"
+    STOPPING = "stopping"
+    ENDED = "ended"
+
+
+FINAL = frozenset({TaskStatus.COMPLETED, TaskStatus.FAILED, TaskStatus.CANCELLED})
+
+
+class StopKind(StrEnum):
+    """Why a run is asked to stop."""
+
+    CANCEL = "cancel"
+    PREEMPT = "preempt"
+
+
+class FileRef(Request):
+    """A file of a task: where it lies in the run's folder, and the content uploaded to ``/files``."""
+
+    path: Name = Field(description="Relative path inside the run's folder.")
+    sha256: Sha256
+    size: int = Field(ge=0, description="Bytes.")
+
+
+class TaskConfig(Request):
+    """A task document, as people write it in YAML or JSON."""
+
+    name: Name | None = Field(None, description="A name for people; the recipe's name when left out.")
+    recipe: Name = Field(description="Key of a recipe: `forecast`, `script`, or one that is installed.")
+    parameters: dict[str, Any] = Field(default={}, description="The recipe's parameters.")
+    data: dict[str, Any] | None = Field(None, description="The data set: a path and what its columns mean.")
+    files: list[FileRef] = Field(default=[], max_length=5000, description="Uploaded files, by content hash.")
+    resource_requirements: ResourceRequirements = ResourceRequirements()
+    priority: int = Field(0, ge=-1000, le=1000, description="Higher goes first.")
+    strategy: Name | None = Field(None, description="The tenant that the task counts for.")
+    labels: Labels = {}
+    max_retries: int = Field(0, ge=0, le=100, description="Attempts after the first one's own failure.")
+
+
+class Progress(Contract):
+    """How far the newest attempt has come, as the trainer itself reported it."""
+
+    current_step: int = 0
+    total_steps: int | None = None
+    percentage: float | None = None
+
+
+class TaskDocument(Contract):
+    """The task service's public document; ``version`` grows by one with every change."""
+
+    task_id: str
+    version: int
+    name: str
+    config: TaskConfig
+    status: TaskStatus
+    phase: TaskPhase
+    reason: str = ""
+    stop: StopKind | None = Field(None, description="What the run has been asked to do.")
+    attempt: int = Field(0, description="The highest attempt known; 0 before the first placement.")
+    worker_id: str | None = None
+    retries_used: int = 0
+    losses: int = Field(0, description="Restarts after losses of infrastructure; not charged as retries.")
+    not_before: Timestamp | None = Field(None, description="Earliest time of the next attempt.")
+    failure: Failure | None = None
+    created_at: Timestamp
+    updated_at: Timestamp
+    started_at: Timestamp | None = None
+    ended_at: Timestamp | None = None
+
+
+class TaskEvent(Event):
+    """Any change of a task, with the whole document after it."""
+
+    noun: ClassVar[str] = "task"
+    task: TaskDocument
+
+    @property
+    def subject(self) -> str:
+        return self.task.task_id
+
+    @property
+    def guard(self) -> Guard:
+        return Newer(self.task.task_id, (0, self.task.version))
+
+    @property
+    def aggregate_version(self) -> int:
+        return self.task.version
+
+    @property
+    def attempt_number(self) -> int | None:
+        return self.task.attempt or None
+
+
+class TaskCreated(TaskEvent):
+    """A task was accepted."""
+
+
+class TaskReady(TaskEvent):
+    """A task was asked to run and nothing but resources is missing."""
+
+
+class TaskStopRequested(TaskEvent):
+    """A task's run was asked to stop."""
+
+
+class TaskRetryScheduled(TaskEvent):
+    """A task's attempt is over and another one will follow."""
+
+
+class TaskStatusChanged(TaskEvent):
+    """A task's status or phase changed, and no other event says it."""
+
+
+class CreateTask(Request):
+    """`POST /tasks`: a document, and what overrides it."""
+
+    config: TaskConfig
+    name: Name | None = None
+    priority: int | None = Field(None, ge=-1000, le=1000)
+    resource_requirements: ResourceRequirements | None = None
+    strategy: Name | None = None
+    labels: Labels | None = None
+    max_retries: int | None = Field(None, ge=0, le=100)
+    start: bool = Field(False, description="Ask it to run at once.")
+
+
+class TaskCreatedAnswer(Contract):
+    """The answer to `POST /tasks`."""
+
+    task_id: str
+    status: TaskStatus
+    created_at: Timestamp
+
+
+class TransitionAnswer(Contract):
+    """The answer to `POST /tasks/{id}/start|cancel`: the true state at once."""
+
+    task_id: str
+    status: TaskStatus
+    phase: TaskPhase
+    reason: str
+    started_at: Timestamp | None = None
+    cancelled_at: Timestamp | None = None
+
+
+class HistoryEntry(Contract):
+    """One transition of a task: what it became, when, by whom, and why."""
+
+    version: int
+    time: Timestamp
+    actor: str
+    cause: str
+    status: TaskStatus
+    phase: TaskPhase
+    reason: str = ""
+    attempt: int = 0
+
+
+class AttemptSummary(Contract):
+    """One attempt of a task, in short."""
+
+    attempt: int
+    worker_id: str | None = None
+    started_at: Timestamp | None = None
+    ended_at: Timestamp | None = None
+    outcome: str | None = None
+    failure_class: str | None = None
+
+
+class TaskView(TaskDocument):
+    """`GET /tasks/{id}`: the document with what the run last reported."""
+
+    progress: Progress = Progress()
+    latest_metrics: dict[str, float] = {}
+    resource_usage: ResourceUsage = ResourceUsage()
+    eta_seconds: float | None = Field(None, description="Time left by the run's own pace.")
+    attempts: list[AttemptSummary] = []
+
+
+class TaskSummary(Contract):
+    """A row of `GET /tasks`."""
+
+    task_id: str
+    name: str
+    recipe: str
+    status: TaskStatus
+    phase: TaskPhase
+    reason: str
+    priority: int
+    attempt: int
+    progress: Progress = Progress()
+    created_at: Timestamp
+    updated_at: Timestamp
+
+
+class TaskPage(Contract):
+    """`GET /tasks`."""
+
+    tasks: list[TaskSummary]
+    total: int
+    next_cursor: str | None = None
+
+
+class History(Contract):
+    """`GET /tasks/{id}/history`."""
+
+    task_id: str
+    entries: list[HistoryEntry]
+
+
+class StoredFile(Contract):
+    """The answer to `POST /files`."""
+
+    sha256: Sha256
+    size: int

@@ -1,0 +1,88 @@
+"""Workers: what they are and when they come and go."""
+
+from typing import ClassVar
+
+from pydantic import Field
+
+from trainwright.contracts.base import Contract, Event, Guard, Newer, Timestamp
+from trainwright.contracts.resource import Gpu, ResourceUsage, Slots
+
+
+class AttemptRef(Contract):
+    """An attempt, named."""
+
+    task_id: str
+    attempt: int
+
+
+class WorkerDocument(Contract):
+    """A worker's public document; ``incarnation`` is new at each start of its agent, ``version`` grows."""
+
+    worker_id: str
+    incarnation: str
+    version: int
+    hostname: str
+    cpus: float = Field(description="CPU cores offered.")
+    memory: int = Field(description="Bytes offered.")
+    gpus: list[Gpu] = []
+    labels: dict[str, str] = {}
+    draining: bool = False
+    stopped: bool = False
+    adopted: list[AttemptRef] = Field(
+        default=[],
+        description="Attempts of an earlier incarnation that this one found again and goes on with.",
+    )
+    registered_at: Timestamp
+
+
+class WorkerEvent(Event):
+    """Any change of a worker, with the whole document after it."""
+
+    noun: ClassVar[str] = "worker"
+    worker: WorkerDocument
+
+    @property
+    def subject(self) -> str:
+        return self.worker.worker_id
+
+    @property
+    def guard(self) -> Guard:
+        return Newer(self.worker.worker_id, (0, self.worker.version))
+
+    @property
+    def aggregate_version(self) -> int:
+        return self.worker.version
+
+
+class WorkerRegistered(WorkerEvent):
+    """An agent started: attempts of its earlier incarnations that it does not list as adopted are over."""
+
+
+class WorkerDraining(WorkerEvent):
+    """An agent takes no more attempts."""
+
+
+class WorkerStopped(WorkerEvent):
+    """An agent ended its attempts and left."""
+
+
+class WorkerView(Contract):
+    """A row of `GET /workers`."""
+
+    worker_id: str
+    hostname: str
+    state: str = Field(description="`alive`, `draining`, `stopped` or `lost`.")
+    cpus: float
+    memory: int
+    gpus: list[Gpu]
+    free: Slots
+    attempts: list[AttemptRef]
+    usage: ResourceUsage
+    heartbeat_age_seconds: float | None
+    registered_at: Timestamp
+
+
+class WorkerList(Contract):
+    """`GET /workers`."""
+
+    workers: list[WorkerView]

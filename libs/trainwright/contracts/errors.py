@@ -100,6 +100,12 @@ class TooLarge(TrainwrightError):
     status, code, title = 413, "too_large", "Too large"
 
 
+class Damaged(TrainwrightError):
+    """What is stored does not match its hash."""
+
+    status, code, title = 500, "damaged", "Damaged content"
+
+
 class Unavailable(TrainwrightError):
     """A part is not there at present; the same request may succeed later."""
 

@@ -1,0 +1,194 @@
+"""The document port: what a service may ask of its own store. Engines live beside it (``sqlite.py``).
+
+A store holds collections of JSON documents, an outbox (events and effects that wait for their turn), an
+inbox (keys that were applied) and guards (the newest order that was applied by subject). All of them change
+together in one transaction, or not at all. Not here: series and log records, which have ports of their own.
+"""
+
+import base64
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Protocol
+
+from trainwright.contracts.errors import FieldError, InvalidInput
+
+Document = dict[str, Any]
+Scalar = str | int | float | bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class Collection:
+    """A named set of documents. An index is a dotted path; every sort and filter of size needs one."""
+
+    name: str
+    indexes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """Match values within the bounds that are given."""
+
+    gt: Scalar = None
+    gte: Scalar = None
+    lt: Scalar = None
+    lte: Scalar = None
+
+
+@dataclass(frozen=True, slots=True)
+class In:
+    """Match any of the values."""
+
+    values: tuple[Scalar, ...]
+
+
+Where = Mapping[str, Scalar | Range | In]
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Documents in order, and where the next page begins."""
+
+    items: list[Document]
+    next_cursor: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxRow:
+    """Something to do after the commit: an event to publish, or an effect to run. ``seq`` is its order."""
+
+    id: str
+    kind: str
+    topic: str
+    key: str
+    headers: list[tuple[str, str]]
+    value: bytes
+    seq: int = 0
+    tries: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class LogPosition:
+    """How far the relay knows the log to reach: the cluster, and by partition the last offset acknowledged."""
+
+    cluster_id: str | None = None
+    offsets: Mapping[str, int] = field(default_factory=dict)
+
+
+class Reader(Protocol):
+    """Reads of documents, inside a transaction or beside it."""
+
+    async def get(self, collection: str, id: str) -> Document | None:
+        """Return a document, or None."""
+
+    async def find(
+        self,
+        collection: str,
+        where: Where | None = None,
+        *,
+        sort: str = "id",
+        limit: int = 100,
+        cursor: str | None = None,
+    ) -> Page:
+        """Return documents that match, sorted by a path (``-path`` for descending; ties by id).
+
+        Raises:
+            InvalidInput: The cursor was not made by this call.
+        """
+
+    async def count(self, collection: str, where: Where | None = None) -> int:
+        """Return how many documents match."""
+
+
+class Transaction(Reader, Protocol):
+    """One atomic change of a store. Only store calls happen while it is open."""
+
+    async def put(
+        self, collection: str, id: str, document: Mapping[str, Any], *, expect: int | None = None
+    ) -> None:
+        """Write a whole document; with ``expect`` only over that ``version`` (0: only if there is none).
+
+        Raises:
+            VersionConflict: Another version is stored.
+        """
+
+    async def delete(self, collection: str, id: str) -> None:
+        """Remove a document, if it is there."""
+
+    async def add_outbox(self, rows: Sequence[OutboxRow]) -> None:
+        """Append rows to the outbox."""
+
+    async def first_time(self, key: str) -> bool:
+        """Note a key in the inbox; return False if it was there."""
+
+    async def newer(self, scope: str, subject: str, order: tuple[int, int]) -> bool:
+        """Note an order for a subject; return False, changing nothing, if it is not above the last one."""
+
+    async def mark_sent(self, seqs: Sequence[int], at: datetime) -> None:
+        """Mark outbox rows as done."""
+
+    async def set_log_position(self, position: LogPosition) -> None:
+        """Remember how far the log reaches."""
+
+
+class DocumentStore(Reader, Protocol):
+    """One service's store.
+
+    Every call raises ``StoreUnavailable`` when the engine cannot answer (full, broken, gone): nothing was
+    changed then, and the same call may succeed later.
+    """
+
+    async def open(self) -> None:
+        """Create what is missing and get ready."""
+
+    async def close(self) -> None:
+        """Finish and let go of everything."""
+
+    def transaction(self) -> AbstractAsyncContextManager[Transaction]:
+        """Open a transaction: committed at the end of the block, rolled back if the block raises."""
+
+    async def outbox_pending(self, kind: str, limit: int) -> list[OutboxRow]:
+        """Return the oldest rows of a kind (``event``, ``effect``) that are not done, in order."""
+
+    async def outbox_depth(self) -> int:
+        """Return how many rows are not done."""
+
+    async def outbox_again(self, since: datetime) -> int:
+        """Make event rows that were sent since a moment pending again; return how many."""
+
+    async def outbox_sweep(self, before: datetime) -> int:
+        """Forget rows that were done before a moment; return how many."""
+
+    async def note_try(self, seq: int) -> None:
+        """Count a failed try of an effect."""
+
+    async def log_position(self) -> LogPosition:
+        """Return how far the log was known to reach."""
+
+    async def outbox_added(self) -> None:
+        """Wait until a commit has added outbox rows since the last call."""
+
+
+def encode_cursor(values: Sequence[Scalar]) -> str:
+    """Return an opaque cursor."""
+    return base64.urlsafe_b64encode(json.dumps(list(values)).encode()).decode().rstrip("=")
+
+
+def decode_cursor(cursor: str, length: int) -> list[Any]:
+    """Return what ``encode_cursor`` was given.
+
+    Raises:
+        InvalidInput: The text is not such a cursor.
+    """
+    try:
+        values = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+        if not isinstance(values, list) or len(values) != length:
+            raise ValueError
+        if any(not isinstance(v, str | int | float | bool | None) for v in values):
+            raise ValueError
+    except ValueError:
+        error = FieldError(path="cursor", message="not a cursor of this list; take next_cursor of a page")
+        raise InvalidInput(f"cursor {cursor[:40]!r} is not one of this list", [error]) from None
+    return values

@@ -3,11 +3,23 @@
 Nouns live in files of their own; the topics they travel on are in ``topics.py``.
 """
 
+import difflib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar, LiteralString, Self, cast
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    PlainSerializer,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
 
 def _utc(value: datetime) -> datetime:
@@ -32,10 +44,34 @@ class Contract(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", ser_json_inf_nan="strings")
 
 
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Return ``; did you mean 'x'?`` for the known word that is most like this one, or nothing."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
 class Request(BaseModel):
     """A shape that a person sends; unknown fields are refused, because they are nearly always a mistake."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _name_the_nearest(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        try:
+            return handler(data)
+        except ValidationError as error:
+            raise ValidationError.from_exception_data(
+                error.title, [cls._explained(e) for e in error.errors(include_url=False)]
+            ) from None
+
+    @classmethod
+    def _explained(cls, error: ErrorDetails) -> InitErrorDetails:
+        message, loc = error["msg"], error["loc"]
+        if error["type"] == "extra_forbidden" and len(loc) == 1:
+            message = f"unknown key {loc[0]!r}{nearest(str(loc[0]), cls.model_fields)}"
+        kind = PydanticCustomError(cast(LiteralString, error["type"]), "{message}", {"message": message})
+        return InitErrorDetails(type=kind, loc=loc, input=error["input"])
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,9 +25,7 @@ def parse_bytes(value: Any) -> Any:
     return int(float(match[1]) * _UNITS[match[2] or ""])
 
 
-Bytes = Annotated[
-    int, BeforeValidator(parse_bytes), Field(ge=0, description="Bytes, or text such as '16Gi'.")
-]
+Bytes = Annotated[int, BeforeValidator(parse_bytes), Field(ge=0, description="Bytes, or text such as '16Gi'.")]
 
 
 class ResourceRequirements(Request):

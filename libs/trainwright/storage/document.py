@@ -7,7 +7,7 @@ together in one transaction, or not at all. Not here: series and log records, wh
 
 import base64
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -71,7 +71,7 @@ class OutboxRow:
 
 @dataclass(frozen=True, slots=True)
 class LogPosition:
-    """How far the relay knows the log to reach: the cluster, and by partition the last offset acknowledged."""
+    """How far the relay knows the log to reach: cluster, and last acknowledged offset by partition."""
 
     cluster_id: str | None = None
     offsets: Mapping[str, int] = field(default_factory=dict)
@@ -169,6 +169,9 @@ class DocumentStore(Reader, Protocol):
 
     async def outbox_added(self) -> None:
         """Wait until a commit has added outbox rows since the last call."""
+
+    def next_commit(self) -> Awaitable[object]:
+        """Return what ends at this process's next commit: take it before a read, await it after."""
 
 
 def encode_cursor(values: Sequence[Scalar]) -> str:

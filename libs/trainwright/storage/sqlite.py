@@ -8,7 +8,7 @@ WAL, ``synchronous=FULL`` and ``BEGIN IMMEDIATE``: what was committed survives a
 import asyncio
 import re
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from datetime import datetime
@@ -186,9 +186,7 @@ class SqliteTransaction:
 
     async def mark_sent(self, seqs: Sequence[int], at: datetime) -> None:
         moment = iso(at)
-        self.connection.executemany(
-            "UPDATE outbox SET sent_at = ? WHERE seq = ?", [(moment, s) for s in seqs]
-        )
+        self.connection.executemany("UPDATE outbox SET sent_at = ? WHERE seq = ?", [(moment, s) for s in seqs])
 
     async def set_log_position(self, position: LogPosition) -> None:
         text = orjson.dumps([position.cluster_id, dict(position.offsets)]).decode()
@@ -204,6 +202,7 @@ class SqliteStore:
         self._schema = schema
         self._writing = asyncio.Lock()
         self._added = asyncio.Event()
+        self._committed = asyncio.Event()
         self._writer_thread = ThreadPoolExecutor(1, f"store-{path.stem}-write")
         self._reader_thread = ThreadPoolExecutor(1, f"store-{path.stem}-read")
         self._writer: sqlite3.Connection | None = None
@@ -246,6 +245,8 @@ class SqliteStore:
                 await self._settle(writer)
             if transaction.added_outbox:
                 self._added.set()
+            self._committed.set()
+            self._committed = asyncio.Event()
 
     async def get(self, collection: str, id: str) -> Document | None:
         return await self.read(lambda c: _get(c, collection, id))
@@ -295,6 +296,9 @@ class SqliteStore:
     async def outbox_added(self) -> None:
         await self._added.wait()
         self._added.clear()
+
+    def next_commit(self) -> Awaitable[Any]:
+        return self._committed.wait()
 
     async def read(self, question: Callable[[sqlite3.Connection], T]) -> T:
         """Ask the reading connection on its thread; for this engine's other ports too."""

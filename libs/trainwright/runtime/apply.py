@@ -1,0 +1,171 @@
+"""The consumer's heart: apply records to a store, once, in one transaction. No Kafka in here.
+
+``apply`` is all or nothing. ``apply_each`` is what follows when that raised: the same records one by one, each
+tried five times, the one that keeps failing put aside as a dead letter. A store that cannot answer is never a
+record's fault: ``StoreUnavailable`` passes through and nothing is skipped.
+"""
+
+import base64
+import hashlib
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from pydantic import ValidationError
+
+from trainwright.contracts.base import Event, Newer, Once
+from trainwright.contracts.dead import DeadLetter, DeadLettered
+from trainwright.contracts.errors import StoreUnavailable
+from trainwright.contracts.topics import EVENT_TYPES, PULSE, Topic
+from trainwright.runtime.clock import Clock, derived_id
+from trainwright.runtime.envelope import Cause, Envelope, Poison, Record, from_headers
+from trainwright.runtime.outbox import Emitted, emit
+from trainwright.storage.document import Collection, DocumentStore, Transaction
+
+logger = logging.getLogger(__name__)
+
+TRIES = 5
+DEAD_LETTERS = Collection("dead_letters", indexes=("time",))
+CARRIED_VALUE = 256 * 1024
+"""Bytes of a record's value that a DeadLettered event carries; the store's own document has all of it."""
+
+
+class Handler(Protocol):
+    """What a service does about one kind of event: change its store, say what follows."""
+
+    async def __call__(self, event: Any, *, tx: Transaction, clock: Clock) -> Sequence[Emitted]: ...
+
+
+Reactions = Mapping[Topic, Mapping[type[Event], Handler]]
+
+
+@dataclass(frozen=True, slots=True)
+class Inbound:
+    """One service's side of one topic."""
+
+    service: str
+    topic: Topic
+    handlers: Mapping[type[Event], Handler]
+    store: DocumentStore
+    clock: Clock
+
+
+async def apply(records: Sequence[Record], inbound: Inbound) -> None:
+    """Apply records in order in one transaction.
+
+    Raises:
+        StoreUnavailable: The store cannot answer; nothing was applied.
+        Exception: A record could not be applied; nothing was.
+    """
+    async with inbound.store.transaction() as tx:
+        for record in records:
+            await _apply_one(record, inbound, tx)
+
+
+async def apply_each(records: Sequence[Record], inbound: Inbound) -> None:
+    """Apply records one by one; put aside those that keep failing.
+
+    Raises:
+        StoreUnavailable: The store cannot answer; records before this one were applied.
+    """
+    for record in records:
+        error, tries = await _try(record, inbound)
+        if error is not None:
+            await _bury(record, inbound, error, tries)
+
+
+def open_record(record: Record) -> tuple[Envelope, Event | None]:
+    """Return a record's envelope and event; None for an event of a kind that this version does not know.
+
+    Raises:
+        Poison: The record can never be read.
+    """
+    envelope = from_headers(record.headers)
+    kind = EVENT_TYPES.get(envelope.type)
+    if kind is None:
+        known_otherwise = any(name.rpartition(".")[0] == envelope.type.rpartition(".")[0] for name in EVENT_TYPES)
+        if known_otherwise:
+            raise Poison(f"{envelope.type}: this major version is not known here")
+        return envelope, None
+    if record.value is None:
+        raise Poison("the record has no value")
+    try:
+        return envelope, kind.model_validate_json(record.value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        path = ".".join(map(str, first["loc"]))
+        raise Poison(f"{envelope.type} does not fit its schema: {path or 'data'}: {first['msg']}") from error
+
+
+async def is_news(event: Event, tx: Transaction, scope: str) -> bool:
+    """Return whether an event has not been applied yet, and note it as applied."""
+    guard = event.guard
+    if isinstance(guard, Newer):
+        return await tx.newer(scope, guard.subject, guard.order)
+    if isinstance(guard, Once):
+        return await tx.first_time(f"{scope}/{guard.key}")
+    return True
+
+
+async def _apply_one(record: Record, inbound: Inbound, tx: Transaction) -> None:
+    envelope, event = open_record(record)
+    handler = inbound.handlers.get(type(event)) if event is not None else None
+    if event is None or handler is None or not await is_news(event, tx, inbound.topic.name):
+        return
+    emitted = await handler(event, tx=tx, clock=inbound.clock)
+    await emit(tx, emitted, source=inbound.service, cause=envelope.cause, clock=inbound.clock)
+
+
+async def _try(record: Record, inbound: Inbound) -> tuple[Exception | None, int]:
+    last: Exception | None = None
+    for number in range(1, TRIES + 1):
+        try:
+            await apply([record], inbound)
+            return None, number
+        except StoreUnavailable:
+            raise
+        except Poison as error:
+            return error, number
+        except Exception as error:
+            last = error
+            logger.warning("try %d of %s@%d failed", number, record.topic, record.offset, exc_info=True)
+            await inbound.clock.sleep(0.02 * 2**number)
+    return last, TRIES
+
+
+async def _bury(record: Record, inbound: Inbound, error: Exception, tries: int) -> None:
+    where = f"{record.topic}/{record.partition}@{record.offset}"
+    logger.error("%s: record %s put aside: %s", inbound.service, where, error)
+    if inbound.topic is PULSE:  # superseded kinds: the next one says it again
+        return
+    letter = dead_letter(record, inbound, error, tries)
+    cause = Cause(derived_id(inbound.service, where))
+    async with inbound.store.transaction() as tx:
+        await tx.put(DEAD_LETTERS.name, letter.dead_id, letter.model_dump(mode="json"))
+        events = [DeadLettered(letter=_carried(letter))]
+        await emit(tx, events, source=inbound.service, cause=cause, clock=inbound.clock)
+
+
+def dead_letter(record: Record, inbound: Inbound, error: Exception, tries: int) -> DeadLetter:
+    """Return a record as a dead letter of this consumer; the same record has the same identifier."""
+    value = record.value
+    return DeadLetter(
+        dead_id=derived_id(inbound.service, record.topic, record.partition, record.offset),
+        consumer=inbound.service,
+        topic=record.topic,
+        partition=record.partition,
+        offset=record.offset,
+        time=inbound.clock.now(),
+        key_b64=None if record.key is None else base64.b64encode(record.key).decode(),
+        headers=[(name, base64.b64encode(raw or b"").decode()) for name, raw in record.headers],
+        value_b64=None if value is None else base64.b64encode(value).decode(),
+        value_sha256=None if value is None else hashlib.sha256(value).hexdigest(),
+        error=f"{type(error).__name__}: {error}"[:4000],
+        tries=tries,
+    )
+
+
+def _carried(letter: DeadLetter) -> DeadLetter:
+    too_large = letter.value_b64 is not None and len(letter.value_b64) > CARRIED_VALUE
+    return letter.model_copy(update={"value_b64": None}) if too_large else letter

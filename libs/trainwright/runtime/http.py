@@ -1,0 +1,157 @@
+"""A service's HTTP edge: problem+json for every error, health without a key, the internal token, dead letters."""
+
+import logging
+import secrets
+import uuid
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import SecretStr
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from trainwright.contracts.errors import FieldError, InvalidInput, Problem, TrainwrightError, Unauthorised
+from trainwright.runtime.dead import dead_routes
+from trainwright.runtime.envelope import Cause, new_traceparent
+from trainwright.runtime.health import Health
+from trainwright.runtime.service import Service
+
+logger = logging.getLogger(__name__)
+
+PREFIX = "/api/v1/training"
+INTERNAL_HEADER = "x-trainwright-internal"
+ACTOR_HEADER = "x-trainwright-actor"
+PROBLEM_JSON = "application/problem+json"
+
+
+class Caller:
+    """Who asks, and what follows from it: ``actor`` for histories, ``cause`` for events."""
+
+    def __init__(self, request: Request) -> None:
+        self.actor = request.headers.get(ACTOR_HEADER, "unknown")
+        traceparent = request.headers.get("traceparent") or new_traceparent()
+        self.cause = Cause(str(uuid.uuid4()), traceparent)
+
+
+Calling = Annotated[Caller, Depends(Caller)]
+
+
+def build_app(service: Service, health: Health, *, token: SecretStr) -> ASGIApp:
+    """Return a service's app: its routes under the API's prefix, health at the root."""
+    app = FastAPI(title=f"Trainwright {service.name}", docs_url=None, redoc_url=None)
+    install_problems(app)
+    app.include_router(health_routes(health))
+    if service.router is not None:
+        app.include_router(service.router, prefix=PREFIX)
+    app.include_router(dead_routes(service), prefix=PREFIX)
+    edge = service.edge(app) if service.edge is not None else app
+    return edge if service.edge is not None else internal_only(edge, token)
+
+
+def health_routes(health: Health) -> APIRouter:
+    """Return liveness and readiness."""
+    router = APIRouter(tags=["health"])
+
+    @router.get("/health/live", summary="The process runs")
+    async def live() -> dict[str, str]:
+        return {"status": "ok"}
+
+    @router.get("/health/ready", summary="The service can do its work")
+    async def ready(response: Response) -> dict[str, Any]:
+        readiness = await health.ready()
+        response.status_code = 503 if readiness.status == "down" else 200
+        return readiness.model_dump(mode="json")
+
+    return router
+
+
+def internal_only(app: ASGIApp, token: SecretStr) -> ASGIApp:
+    """Return an app that answers only who carries the internal token; health is open."""
+    expected = token.get_secret_value()
+
+    async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] in ("http", "websocket") and not scope["path"].startswith("/health/"):
+            given = dict(scope["headers"]).get(INTERNAL_HEADER.encode(), b"").decode("latin-1")
+            if not secrets.compare_digest(given.encode(), expected.encode()):
+                error = Unauthorised("this service answers the gateway only; call the gateway")
+                await refuse(error, scope, receive, send)
+                return
+        await app(scope, receive, send)
+
+    return guarded
+
+
+async def refuse(error: TrainwrightError, scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer an error from outside of FastAPI."""
+    if scope["type"] == "websocket":
+        await send({"type": "websocket.close", "code": 4000 + error.status, "reason": error.detail[:120]})
+    else:
+        await problem_response(error.problem())(scope, receive, send)
+
+
+def problem_response(problem: Problem) -> JSONResponse:
+    """Return a problem as an answer."""
+    headers = {"Retry-After": "5"} if problem.status == 503 else None
+    headers = {"WWW-Authenticate": "Bearer"} if problem.status == 401 else headers
+    return JSONResponse(problem.model_dump(mode="json"), problem.status, media_type=PROBLEM_JSON, headers=headers)
+
+
+def install_problems(app: FastAPI) -> None:
+    """Make an app answer every error as a problem."""
+    handlers: dict[Any, Callable[[Request, Any], Awaitable[Response]]] = {
+        TrainwrightError: _on_ours,
+        RequestValidationError: _on_validation,
+        HTTPException: _on_http,
+        Exception: _on_bug,
+    }
+    for kind, handler in handlers.items():
+        app.add_exception_handler(kind, handler)
+
+
+async def _on_ours(_: Request, error: TrainwrightError) -> Response:
+    return problem_response(error.problem())
+
+
+async def _on_validation(_: Request, error: RequestValidationError) -> Response:
+    fields = [field_error(detail) for detail in error.errors()]
+    summary = "; ".join(f"{field.path}: {field.message}" for field in fields[:3])
+    return problem_response(InvalidInput(summary, fields).problem())
+
+
+def field_error(detail: Any) -> FieldError:
+    """Return one of pydantic's errors as ours: the path without where it came from, the value in short."""
+    loc = [str(part) for part in detail["loc"]]
+    if loc and loc[0] in ("body", "query", "path", "header"):
+        loc = loc[1:]
+    if detail["type"] == "json_invalid":
+        position, reason = ".".join(loc), detail.get("ctx", {}).get("error", "")
+        return FieldError(path="body", message=f"not JSON at character {position}: {reason}")
+    message = detail["msg"].removeprefix("Value error, ")
+    value = detail.get("input")
+    if isinstance(value, str | int | float | bool) and detail["type"] != "extra_forbidden":
+        message = f"{message} (got {str(value)[:80]!r})"
+    return FieldError(path=".".join(loc) or "body", message=message)
+
+
+async def _on_http(request: Request, error: HTTPException) -> Response:
+    codes = {404: "not_found", 405: "method_not_allowed"}
+    detail = str(error.detail)
+    if error.status_code in codes:
+        detail = f"{request.method} {request.url.path}: {detail}"
+    problem = Problem(
+        title=str(error.detail),
+        status=error.status_code,
+        detail=detail,
+        code=codes.get(error.status_code, "http_error"),
+    )
+    response = problem_response(problem)
+    response.headers.update(error.headers or {})
+    return response
+
+
+async def _on_bug(request: Request, error: Exception) -> Response:
+    logger.exception("%s %s failed", request.method, request.url.path, exc_info=error)
+    return problem_response(TrainwrightError("something broke here; the service's log says what").problem())

@@ -1,0 +1,143 @@
+"""Kafka clients, made in one place with the settings that were measured to be safe; and the topics themselves."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Protocol
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.errors import KafkaConnectionError, KafkaError, for_code
+
+from trainwright.contracts.topics import TOPICS, Topic
+from trainwright.runtime.settings import RuntimeSettings
+
+logger = logging.getLogger(__name__)
+
+REQUEST_TIMEOUT_MS = 10_000
+STOP_TIMEOUT = 5.0
+"""Seconds that a client may take to stop: with the broker paused it would take 40."""
+
+TOPIC_EXISTS = 36
+UNREACHABLE = (KafkaError, OSError, TimeoutError)
+"""What clients raise while Kafka cannot be used."""
+
+
+class Stoppable(Protocol):
+    """A client with a life cycle."""
+
+    async def stop(self) -> None: ...
+
+
+async def stop_bounded(client: Stoppable) -> None:
+    """Stop a client; leave it behind when it does not stop in time."""
+    try:
+        await asyncio.wait_for(client.stop(), STOP_TIMEOUT)
+    except UNREACHABLE as error:
+        logger.warning("%s did not stop cleanly: %r", type(client).__name__, error)
+
+
+class Kafka:
+    """Makes clients of one cluster."""
+
+    def __init__(self, settings: RuntimeSettings) -> None:
+        self.bootstrap = settings.kafka
+        self._settings = settings
+
+    @asynccontextmanager
+    async def producer(self, *, durable: bool = True) -> AsyncIterator[AIOKafkaProducer]:
+        """Run a producer; ``durable`` ones are idempotent and wait for all replicas."""
+        producer = AIOKafkaProducer(
+            bootstrap_servers=self.bootstrap,
+            acks="all" if durable else 1,
+            enable_idempotence=durable,
+            linger_ms=0,
+            request_timeout_ms=REQUEST_TIMEOUT_MS,
+            max_request_size=1024 * 1024,
+        )
+        try:
+            await producer.start()
+            yield producer
+        finally:
+            await stop_bounded(producer)
+
+    @asynccontextmanager
+    async def consumer(self, service: str, topic: Topic) -> AsyncIterator[AIOKafkaConsumer]:
+        """Run a consumer of one topic, in the service's group for that topic; nothing is committed by itself."""
+        short = topic.name.split(".")[1]
+        group = f"trainwright.{service}.{short}"
+        consumer = AIOKafkaConsumer(
+            topic.name,
+            bootstrap_servers=self.bootstrap,
+            group_id=group,
+            group_instance_id=f"{service}-{short}-0" if self._settings.static_members else None,
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            fetch_max_wait_ms=1000 if self.partitions(topic) == 1 else 100,
+            consumer_timeout_ms=1000,
+            fetch_max_bytes=8 * 1024 * 1024,
+            heartbeat_interval_ms=3000,
+            session_timeout_ms=10_000,
+            request_timeout_ms=REQUEST_TIMEOUT_MS,
+        )
+        try:
+            await consumer.start()
+            yield consumer
+        finally:
+            await stop_bounded(consumer)
+
+    def partitions(self, topic: Topic) -> int:
+        """Return how many partitions a topic has in this profile."""
+        return 1 if self._settings.topics == "embedded" else topic.partitions
+
+    async def cluster_id(self) -> str:
+        """Return the identity of the cluster."""
+        async with self._admin() as admin:
+            cluster = await asyncio.wait_for(admin.describe_cluster(), REQUEST_TIMEOUT_MS / 1000)
+            return str(cluster["cluster_id"])
+
+    async def end_offsets(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
+        """Return the offset after the last record of each partition."""
+        consumer = AIOKafkaConsumer(
+            bootstrap_servers=self.bootstrap, request_timeout_ms=REQUEST_TIMEOUT_MS, enable_auto_commit=False
+        )
+        try:
+            await consumer.start()
+            ends = consumer.end_offsets(list(partitions))
+            return dict(await asyncio.wait_for(ends, REQUEST_TIMEOUT_MS / 1000))
+        finally:
+            await stop_bounded(consumer)
+
+    async def ensure_topics(self) -> None:
+        """Create the topics that are missing; check the others, never alter them."""
+        async with self._admin() as admin:
+            there = set(await admin.list_topics())
+            missing = [self._new(topic) for topic in TOPICS if topic.name not in there]
+            if missing:
+                answer = await admin.create_topics(missing)
+                for name, code, *_ in answer.topic_errors:
+                    if code not in (0, TOPIC_EXISTS):
+                        raise KafkaError(f"topic {name} cannot be created: {for_code(code).__name__}")
+            for found in await admin.describe_topics([t.name for t in TOPICS if t.name in there]):
+                self._check(found["topic"], len(found["partitions"]))
+
+    def _new(self, topic: Topic) -> NewTopic:
+        configs = {"retention.ms": str(topic.retention_ms), "retention.bytes": str(topic.retention_bytes)}
+        return NewTopic(topic.name, self.partitions(topic), self._settings.replication, topic_configs=configs)
+
+    def _check(self, name: str, partitions: int) -> None:
+        wanted = next(self.partitions(topic) for topic in TOPICS if topic.name == name)
+        if partitions != wanted:
+            logger.warning("topic %s has %d partitions where %d are declared", name, partitions, wanted)
+
+    @asynccontextmanager
+    async def _admin(self) -> AsyncIterator[AIOKafkaAdminClient]:
+        admin = AIOKafkaAdminClient(bootstrap_servers=self.bootstrap, request_timeout_ms=REQUEST_TIMEOUT_MS)
+        try:
+            await asyncio.wait_for(admin.start(), REQUEST_TIMEOUT_MS / 1000)
+            yield admin
+        except (AttributeError, IndexError) as error:  # aiokafka's admin client without a live broker
+            raise KafkaConnectionError(f"{self.bootstrap} does not answer") from error
+        finally:
+            await asyncio.wait_for(admin.close(), STOP_TIMEOUT)

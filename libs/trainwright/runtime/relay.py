@@ -1,0 +1,123 @@
+"""The relay: publishes a service's outbox, in order, at least once, and keeps what it sent for 24 hours.
+
+When the log turns out to have lost records (another cluster, or an end before what was acknowledged), the kept
+rows are published again; readers ignore what they have.
+"""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from datetime import timedelta
+
+from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka.structs import RecordMetadata
+
+from trainwright.contracts.errors import StoreUnavailable
+from trainwright.runtime.clock import Backoff, Clock
+from trainwright.runtime.kafka import UNREACHABLE, Kafka
+from trainwright.storage.document import DocumentStore, LogPosition, OutboxRow
+
+logger = logging.getLogger(__name__)
+
+BATCH = 500
+ACK_TIMEOUT = 10.0
+KEEP = timedelta(hours=24)
+SWEEP_EVERY = 3600.0
+IDLE = 5.0
+"""Seconds between looks at the outbox when no commit of this process wakes the relay."""
+
+
+class Relay:
+    """Publishes one store's events."""
+
+    def __init__(self, service: str, store: DocumentStore, kafka: Kafka, clock: Clock) -> None:
+        self._service = service
+        self._store = store
+        self._kafka = kafka
+        self._clock = clock
+        self._position = LogPosition()
+        self.connected = False
+
+    async def run(self) -> None:
+        """Publish until cancelled, over every loss of Kafka or the store."""
+        backoff = Backoff(self._clock)
+        while True:
+            try:
+                async with self._kafka.producer() as producer:
+                    await self._compare_log()
+                    self.connected = True
+                    backoff.reset()
+                    await self._publish_for_ever(producer)
+            except (*UNREACHABLE, StoreUnavailable) as error:
+                logger.warning("%s: relay waits: %r", self._service, error)
+            self.connected = False
+            await backoff.wait()
+
+    async def drain(self, producer: AIOKafkaProducer) -> int:
+        """Publish what is pending; return how many rows were sent.
+
+        Raises:
+            TimeoutError: Kafka did not acknowledge in time; the rows stay.
+        """
+        sent = 0
+        while rows := await self._store.outbox_pending("event", BATCH):
+            acks = await asyncio.wait_for(_send(producer, rows), ACK_TIMEOUT)
+            self._position = _after(self._position, acks)
+            async with self._store.transaction() as tx:
+                await tx.mark_sent([row.seq for row in rows], self._clock.now())
+                await tx.set_log_position(self._position)
+            sent += len(rows)
+        return sent
+
+    async def _publish_for_ever(self, producer: AIOKafkaProducer) -> None:
+        swept = self._clock.monotonic()
+        while True:
+            await self.drain(producer)
+            if self._clock.monotonic() - swept > SWEEP_EVERY:
+                await self._store.outbox_sweep(self._clock.now() - KEEP)
+                swept = self._clock.monotonic()
+            try:
+                await asyncio.wait_for(self._store.outbox_added(), IDLE)
+            except TimeoutError:
+                continue
+
+    async def _compare_log(self) -> None:
+        known = await self._store.log_position()
+        cluster_id = await self._kafka.cluster_id()
+        if known.cluster_id is not None and await self._has_lost(known, cluster_id):
+            count = await self._store.outbox_again(self._clock.now() - KEEP)
+            logger.warning("%s: the log has lost records; %d kept events go out again", self._service, count)
+            known = LogPosition()
+        self._position = LogPosition(cluster_id, known.offsets)
+
+    async def _has_lost(self, known: LogPosition, cluster_id: str) -> bool:
+        if cluster_id != known.cluster_id:
+            return True
+        partitions = {name: _partition(name) for name in known.offsets}
+        if not partitions:
+            return False
+        ends = await self._kafka.end_offsets(list(partitions.values()))
+        return any(ends.get(tp, 0) <= known.offsets[name] for name, tp in partitions.items())
+
+
+async def _send(producer: AIOKafkaProducer, rows: Sequence[OutboxRow]) -> list[RecordMetadata]:
+    acks = [
+        await producer.send(
+            row.topic,
+            value=row.value,
+            key=row.key.encode(),
+            headers=[(name, value.encode()) for name, value in row.headers],
+        )
+        for row in rows
+    ]
+    return list(await asyncio.gather(*acks))
+
+
+def _after(position: LogPosition, acks: Sequence[RecordMetadata]) -> LogPosition:
+    newest = {f"{ack.topic}/{ack.partition}": ack.offset for ack in acks}
+    return LogPosition(position.cluster_id, {**position.offsets, **newest})
+
+
+def _partition(name: str) -> TopicPartition:
+    topic, _, number = name.rpartition("/")
+    return TopicPartition(topic, int(number))

@@ -1,0 +1,165 @@
+"""Why a run failed: a pure function over how the process ended and what it last wrote.
+
+Not here: what is done about it; the task service owns that policy.
+"""
+
+import re
+from dataclasses import dataclass
+
+from trainwright.contracts.attempt import Failure, FailureClass
+
+OWN_SCRIPT_HINT = "Fix the line shown, then submit again."
+_FRAME = re.compile(r'^\s+File "(?P<file>[^"]+)", line (?P<line>\d+)')
+_LAST_LINE = re.compile(r"^(?P<type>[A-Za-z_][\w.]*)(?:: (?P<message>.*))?$")
+_MAX_TRACEBACK = 16_000
+_MAX_MESSAGE = 2_000
+_CUDA_MEMORY = (
+    "CUDA out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "HIP out of memory",
+    "MPS backend out of memory",
+)
+_HOST_MEMORY = ("DefaultCPUAllocator: can't allocate memory", "Cannot allocate memory", "std::bad_alloc")
+_DATA_TYPES = ("FileNotFoundError", "DataError", "UnicodeDecodeError", "ParserError", "EmptyDataError")
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """Hold how a process ended: `reason` is the shim's word for who ended it, `stderr` the tail of what it
+    wrote.
+    """
+
+    exit_code: int | None = None
+    signal: str | None = None
+    reason: str = "exited"
+    error: str | None = None
+    stderr: str = ""
+    oom_kills: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """Hold a Python traceback: the exception and the innermost line of the user's own code."""
+
+    exception: str
+    message: str
+    text: str
+    file: str | None
+    line: int | None
+
+
+def classify(ending: Ending) -> Failure:
+    """Return the failure that `ending` shows; call it only for a run that did not complete."""
+    trace = last_traceback(ending.stderr)
+    kind, message, hint = _decide(ending, trace)
+    return Failure(
+        failure_class=kind,
+        message=message[:_MAX_MESSAGE],
+        exception=trace.exception if trace else None,
+        traceback=trace.text[-_MAX_TRACEBACK:] if trace else None,
+        file=trace.file if trace else None,
+        line=trace.line if trace else None,
+        hint=hint,
+        exit_code=ending.exit_code,
+        signal=ending.signal,
+    )
+
+
+def last_traceback(stderr: str) -> Trace | None:
+    """Return the last traceback in `stderr` (that of a SyntaxError has no header), or None."""
+    lines = stderr.splitlines()
+    starts = [
+        number for number, line in enumerate(lines) if line.startswith("Traceback (most recent call last)")
+    ]
+    frames = [number for number, line in enumerate(lines) if _FRAME.match(line)]
+    if not frames:
+        return None
+    start = starts[-1] if starts else frames[-1]
+    ends = [number for number in range(max(start, frames[-1]) + 1, len(lines)) if _ends_trace(lines[number])]
+    if not ends:
+        return None
+    found = _LAST_LINE.match(lines[ends[0]])
+    assert found is not None
+    rest = [line for line in lines[ends[0] + 1 : ends[0] + 20] if line.strip()]
+    message = "\n".join([found["message"] or "", *rest]).strip()
+    file, line = _own_frame([match for text in lines[start : ends[0]] if (match := _FRAME.match(text))])
+    text = "\n".join(lines[start : ends[0] + 1 + len(rest)])
+    return Trace(found["type"].rpartition(".")[2], message, text, file, line)
+
+
+def _ends_trace(line: str) -> bool:
+    match = _LAST_LINE.match(line)
+    return match is not None and (":" in line or match["type"][0].isupper())
+
+
+def _own_frame(frames: list[re.Match[str]]) -> tuple[str | None, int | None]:
+    """Return the innermost frame that is not in an installed package; the innermost one when all are."""
+    own = [
+        match
+        for match in frames
+        if "site-packages" not in match["file"] and not match["file"].startswith("<")
+    ]
+    chosen = (own or frames)[-1] if frames else None
+    return (chosen["file"], int(chosen["line"])) if chosen else (None, None)
+
+
+def _decide(ending: Ending, trace: Trace | None) -> tuple[FailureClass, str, str | None]:
+    if ending.reason == "not_started":
+        return FailureClass.ENVIRONMENT_ERROR, ending.error or "the process could not be started", None
+    memory = _memory(ending, trace)
+    if memory is not None:
+        return memory
+    if ending.signal is not None:
+        return _by_signal(ending)
+    if trace is not None:
+        return _by_exception(trace)
+    last = next((line.strip() for line in reversed(ending.stderr.splitlines()) if line.strip()), "")
+    code = f"the process ended with exit code {ending.exit_code}"
+    return FailureClass.USER_ERROR, f"{code}: {last}" if last else code, "The logs show what it wrote before."
+
+
+def _memory(ending: Ending, trace: Trace | None) -> tuple[FailureClass, str, str | None] | None:
+    evidence = f"{trace.exception}: {trace.message}" if trace else ""
+    if any(text in evidence for text in _CUDA_MEMORY) or (trace and trace.exception == "OutOfMemoryError"):
+        hint = "Use a smaller batch, or ask for a GPU with more memory."
+        return FailureClass.OUT_OF_MEMORY, evidence, hint
+    if (trace and trace.exception == "MemoryError") or any(text in evidence for text in _HOST_MEMORY):
+        return FailureClass.OUT_OF_MEMORY, evidence, "Use a smaller batch or read the data in pieces."
+    if ending.signal == "SIGKILL" and ending.oom_kills > 0 and ending.reason == "exited":
+        message = "the kernel killed a process of the run because the machine was out of memory"
+        return FailureClass.OUT_OF_MEMORY, message, "Use a smaller batch, or ask for more memory."
+    return None
+
+
+def _by_signal(ending: Ending) -> tuple[FailureClass, str, str | None]:
+    message = f"the process was ended by signal {ending.signal}"
+    hints = {
+        "SIGKILL": "Something outside of Trainwright killed it; often the system, for want of memory.",
+        "SIGSEGV": "A native library crashed; often two packages that do not fit together.",
+        "SIGABRT": "A native library gave up; the logs show its last words.",
+        "SIGBUS": "Often a full /dev/shm: use fewer data loader workers.",
+    }
+    return FailureClass.UNKNOWN, message, hints.get(ending.signal or "")
+
+
+def _by_exception(trace: Trace) -> tuple[FailureClass, str, str | None]:
+    message = f"{trace.exception}: {trace.message}" if trace.message else trace.exception
+    if trace.exception in ("ModuleNotFoundError", "ImportError"):
+        name = re.search(r"named '([\w.]+)'", trace.message)
+        hint = (
+            f"Install {name[1]!r} where the worker runs."
+            if name
+            else "Install what is missing on the worker."
+        )
+        return FailureClass.ENVIRONMENT_ERROR, message, hint
+    if trace.exception in _DATA_TYPES:
+        return (
+            FailureClass.DATA_ERROR,
+            message,
+            "Check the data's path and content; a task's files lie in its work folder.",
+        )
+    if trace.exception == "OSError" and "No space left" in trace.message:
+        return FailureClass.ENVIRONMENT_ERROR, message, "Free some disk space on the worker."
+    if trace.exception == "ValidationError":
+        return FailureClass.USER_ERROR, message, "Correct the parameters named, then submit again."
+    return FailureClass.USER_ERROR, message, OWN_SCRIPT_HINT

@@ -1,0 +1,35 @@
+"""Run a recipe in the child process: `python -u -m trainwright.training.launch` in a run directory.
+
+Not here: recipes themselves; scripts, which are started directly.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from trainwright.training import layout
+from trainwright.training.context import init
+
+
+def main() -> None:
+    """Find the recipe that spec.json names, train it through the run context, keep what it returns as
+    result.json.
+    """
+    from trainwright.recipes import get
+
+    directory = Path(os.environ[layout.RUN_DIR_VARIABLE])
+    spec = layout.read_json(directory / layout.SPEC)
+    if spec is None:
+        sys.exit(f"{directory / layout.SPEC} is missing or not JSON")
+    recipe = get(str(spec["recipe"]))()
+    config = recipe.Config.model_validate(spec.get("parameters") or {})
+    data: dict[str, Any] | None = spec.get("data")
+    run = init()
+    result = recipe.train(run, config, data)
+    run.finish()
+    layout.write_json(directory / layout.RESULT, result)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The `trainwright` command. One module per group of commands; what takes long to import is imported when used."""

@@ -1,0 +1,113 @@
+"""How the command line speaks: one error sentence, tables, lines of JSON, exit codes.
+
+Not here: progress views (watch.py).
+"""
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+    from rich.console import Console
+
+COMPLETED, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+
+STYLES = {
+    "completed": "green",
+    "running": "cyan",
+    "pending": "yellow",
+    "paused": "yellow",
+    "failed": "red",
+    "cancelled": "magenta",
+    "alive": "green",
+    "lost": "red",
+    "draining": "yellow",
+}
+
+
+class CommandError(Exception):
+    """Something a person must know in one sentence; ends the command with `exit_code`."""
+
+    def __init__(self, message: str, exit_code: int = FAILED) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+def stop(message: str, exit_code: int = FAILED) -> NoReturn:
+    """End the command with one sentence on stderr."""
+    raise CommandError(message, exit_code)
+
+
+def complain(message: str) -> None:
+    """Write one sentence to stderr."""
+    typer.secho("trainwright: ", fg="red", err=True, nl=False)
+    typer.echo(message, err=True)
+
+
+def rich_console(*, stderr: bool = False) -> "Console":
+    """Return a console that does not turn values into markup or colour by guess."""
+    from rich.console import Console
+
+    return Console(stderr=stderr, highlight=False, emoji=False, soft_wrap=True)
+
+
+def json_line(value: "BaseModel | dict[str, Any]") -> None:
+    """Write one line of JSON to stdout, at once."""
+    text = json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else value.model_dump_json()
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]], empty: str) -> None:
+    """Show rows under their columns, or the sentence `empty`; statuses have their colour."""
+    from rich.table import Table
+    from rich.text import Text
+
+    view = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
+    for number, column in enumerate(columns):
+        view.add_column(column, overflow="fold", no_wrap=number == 0)
+    for row in rows:
+        view.add_row(*(Text(str(cell), style=STYLES.get(str(cell), "")) for cell in row))
+    if view.row_count:
+        rich_console().print(view)
+    else:
+        typer.echo(empty)
+
+
+def clock(moment: datetime | None) -> str:
+    """Return a moment in the reader's own time zone."""
+    return "" if moment is None else moment.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def ago(moment: datetime | None) -> str:
+    """Return how long ago a moment was, in words."""
+    return "" if moment is None else f"{duration((datetime.now(UTC) - moment).total_seconds())} ago"
+
+
+def duration(seconds: float) -> str:
+    """Return seconds as `4 s`, `3:05 min` or `2:10 h`."""
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60}:{whole % 60:02d} min"
+    return f"{whole // 3600}:{whole % 3600 // 60:02d} h" if whole < 172800 else f"{whole // 86400} days"
+
+
+def size(amount: float) -> str:
+    """Return bytes as `512 B`, `1.5 MiB`."""
+    for unit in ("B", "KiB", "MiB"):
+        if abs(amount) < 1024:
+            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
+        amount /= 1024
+    return f"{amount:.1f} GiB"
+
+
+def number(value: object) -> str:
+    """Return a metric's value in at most seven digits."""
+    return f"{value:.5g}" if isinstance(value, float) else str(value)

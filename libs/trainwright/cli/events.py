@@ -1,0 +1,136 @@
+"""`trainwright events tail`: read the topics themselves, with a plain Kafka consumer.
+
+The broker's address comes from the home of the local platform, or from TRAINWRIGHT_KAFKA. No group is joined and
+nothing is committed: looking changes nothing.
+"""
+
+import asyncio
+import os
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from trainwright.cli.console import INTERRUPTED, clock, json_line, stop
+
+if TYPE_CHECKING:
+    from aiokafka import AIOKafkaConsumer, ConsumerRecord
+
+app = typer.Typer(help="Read the events that the services publish.", no_args_is_help=True)
+
+
+@app.callback()
+def _group() -> None:
+    """Keep `tail` a command of its own while the group has only one."""
+
+
+@app.command()
+def tail(
+    topic: Annotated[
+        list[str] | None, typer.Option(help="Only this topic, e.g. `task` or its full name; may be repeated.")
+    ] = None,
+    from_beginning: Annotated[bool, typer.Option(help="Begin with what there is, not with what comes.")] = False,
+    limit: Annotated[int | None, typer.Option(help="End after so many events.", min=1)] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Lines of JSON: whole events.")] = False,
+) -> None:
+    """Show events as they are published; Ctrl-C ends it."""
+    address = _address()
+    try:
+        asyncio.run(_tail(address, _topics(topic), from_beginning, limit, as_json))
+    except KeyboardInterrupt:
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def _address() -> str:
+    from trainwright.client.connection import find_home, read_state
+
+    home = find_home()
+    given = os.environ.get("TRAINWRIGHT_KAFKA")
+    found = given or read_state(home).get("kafka")
+    if not isinstance(found, str):
+        where = f"the home {home}" if home else "this folder"
+        stop(f"no platform runs in {where}: start it with `trainwright up`, or set TRAINWRIGHT_KAFKA")
+    return found
+
+
+def _topics(wanted: list[str] | None) -> list[str]:
+    from trainwright.contracts.topics import TOPICS
+
+    names = {topic.name: topic.name for topic in TOPICS} | {
+        topic.name.split(".")[1]: topic.name for topic in TOPICS
+    }
+    unknown = [name for name in wanted or [] if name not in names]
+    if unknown:
+        known = ", ".join(topic.name.split(".")[1] for topic in TOPICS)
+        stop(f"there is no topic {unknown[0]!r}; the topics are {known}")
+    return [names[name] for name in wanted] if wanted else [topic.name for topic in TOPICS]
+
+
+async def _tail(address: str, topics: list[str], from_beginning: bool, limit: int | None, as_json: bool) -> None:
+    consumer = await _consumer(address, topics, from_beginning)
+    shown = 0
+    try:
+        async for record in consumer:
+            _show(record, as_json)
+            shown += 1
+            if shown == limit:
+                return
+    finally:
+        await asyncio.wait_for(consumer.stop(), 5)
+
+
+async def _consumer(address: str, topics: list[str], from_beginning: bool) -> "AIOKafkaConsumer":
+    import logging
+
+    from aiokafka import AIOKafkaConsumer, TopicPartition
+    from aiokafka.errors import KafkaError
+
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
+    consumer = AIOKafkaConsumer(bootstrap_servers=address, enable_auto_commit=False, request_timeout_ms=10_000)
+    try:
+        await consumer.start()
+    except KafkaError as error:
+        await consumer.stop()
+        stop(f"Kafka does not answer at {address} ({error}); `trainwright status` says what runs")
+    there = await consumer.topics()
+    places = [
+        TopicPartition(name, number)
+        for name in topics
+        if name in there
+        for number in sorted(consumer.partitions_for_topic(name) or ())
+    ]
+    if not places:
+        await consumer.stop()
+        stop(f"the broker at {address} has none of the topics {', '.join(topics)}; has the platform ever started?")
+    consumer.assign(places)
+    await (consumer.seek_to_beginning(*places) if from_beginning else consumer.seek_to_end(*places))
+    return consumer
+
+
+def _show(record: "ConsumerRecord[bytes, bytes]", as_json: bool) -> None:
+    headers = {name: value.decode("utf-8", "replace") for name, value in record.headers if value is not None}
+    key = record.key.decode("utf-8", "replace") if record.key is not None else None
+    if as_json:
+        json_line(_event(record, headers, key))
+        return
+    name = headers.get("ce_type", "?").removeprefix("trainwright.")
+    attempt = f" attempt {headers['ce_attempt']}" if "ce_attempt" in headers else ""
+    version = f" version {headers['ce_version']}" if "ce_version" in headers else ""
+    typer.echo(f"{_time(record)}  {name:<34} {key or '-'}{version}{attempt}")
+
+
+def _event(record: "ConsumerRecord[bytes, bytes]", headers: dict[str, str], key: str | None) -> dict[str, Any]:
+    import json
+
+    event: dict[str, Any] = {name.removeprefix("ce_"): value for name, value in headers.items()}
+    event |= {"topic": record.topic, "partition": record.partition, "offset": record.offset, "key": key}
+    try:
+        event["data"] = json.loads(record.value) if record.value is not None else None
+    except ValueError:
+        event["data_text"] = record.value.decode("utf-8", "replace")
+    return event
+
+
+def _time(record: "ConsumerRecord[bytes, bytes]") -> str:
+    from datetime import UTC, datetime
+
+    return clock(datetime.fromtimestamp(record.timestamp / 1000, UTC))

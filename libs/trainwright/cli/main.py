@@ -1,0 +1,91 @@
+"""The command's entry point and its table of groups. Not here: what the commands do."""
+
+import os
+import sys
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Annotated
+
+import typer
+
+from trainwright.cli import dead, events, model, observe, run, submit, task, worker
+from trainwright.cli.console import FAILED, INTERRUPTED, CommandError, complain
+from trainwright.cli.session import advice, home_option, take_shared_options
+
+EPILOG = (
+    "Everywhere: --url and --key (or TRAINWRIGHT_URL, TRAINWRIGHT_API_KEY) name another platform. "
+    "Without them the home of a local one is used: TRAINWRIGHT_HOME, or .trainwright here or above. "
+    "Exit codes: 0 completed, 1 failed, 2 wrong usage, 130 interrupted."
+)
+
+app = typer.Typer(
+    name="trainwright",
+    help="Train models as events: submit tasks, watch them, see what came out.",
+    epilog=EPILOG,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+submit.register(app)
+run.register(app)
+observe.register(app)
+app.add_typer(task.app, name="task")
+app.add_typer(worker.app, name="worker")
+app.add_typer(model.app, name="model")
+app.add_typer(events.app, name="events")
+app.add_typer(dead.app, name="dead")
+if find_spec("trainwright.cli.platform") is not None:
+    import_module("trainwright.cli.platform").register(app)
+
+
+def _version(show: bool) -> None:
+    if show:
+        import trainwright
+
+        typer.echo(f"trainwright {trainwright.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _shared(
+    home: Annotated[str | None, typer.Option(help="Home of a local platform.", metavar="DIR")] = None,
+    _: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    home_option(home)
+
+
+def main() -> None:
+    """Run the command line; a person sees sentences, never a traceback (unless TRAINWRIGHT_TRACE is set)."""
+    arguments = take_shared_options(sys.argv[1:])
+    try:
+        app(arguments)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(FAILED)
+    except CommandError as error:
+        complain(str(error))
+        sys.exit(error.exit_code)
+    except Exception as error:
+        if os.environ.get("TRAINWRIGHT_TRACE"):
+            raise
+        complain(_sentence(error))
+        sys.exit(FAILED)
+
+
+def _sentence(error: Exception) -> str:
+    from trainwright.client import TrainwrightError
+
+    if isinstance(error, TrainwrightError):
+        return advice(error)
+    name = type(error).__name__
+    return f"unexpected {name}: {error} (set TRAINWRIGHT_TRACE=1 and run it again to see where)"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""What is said when a task has ended: model version, errors beside the baseline's, report; or why it failed.
+
+Not here: following it (watch.py).
+"""
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from trainwright.cli.console import COMPLETED, FAILED, number, rich_console
+
+if TYPE_CHECKING:
+    from trainwright.client import Client
+    from trainwright.contracts.result import ModelVersion
+    from trainwright.contracts.task import TaskView
+
+RESULT_SECONDS = 20.0
+
+
+def exit_code(task: "TaskView") -> int:
+    """Return the exit code that a final task stands for."""
+    return COMPLETED if task.status == "completed" else FAILED
+
+
+def model_of(client: "Client", task_id: str, patience: float = RESULT_SECONDS) -> "ModelVersion | None":
+    """Return the model version that a completed task left, once it is registered and its report is rendered."""
+    deadline = time.monotonic() + patience
+    while True:
+        page = client.models(task_id=task_id)
+        found = next((model for model in page.models if model.task_id == task_id), None)
+        if (found is not None and found.report) or time.monotonic() > deadline:
+            return found
+        time.sleep(0.2)
+
+
+def tell(client: "Client", task: "TaskView") -> None:
+    """Say how a final task ended."""
+    if task.status == "completed":
+        _tell_result(client, task)
+    elif task.status == "failed":
+        _tell_failure(task)
+    else:
+        typer.echo(f"{task.task_id} was {task.status}" + (f": {task.reason}" if task.reason else ""))
+
+
+def comparison(metrics: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """Return rows (metric, the model's, the baseline's) of what a model version says about its error."""
+    baseline = metrics.get("baseline")
+    beside = baseline if isinstance(baseline, dict) else {}
+    plain = {name: value for name, value in metrics.items() if isinstance(value, int | float)}
+    return [(name, number(value), number(beside[name]) if name in beside else "") for name, value in plain.items()]
+
+
+def _tell_result(client: "Client", task: "TaskView") -> None:
+    typer.secho(f"{task.task_id} completed", fg="green")
+    model = model_of(client, task.task_id)
+    if model is None:
+        typer.echo(f"no model version yet; look again with `trainwright task show {task.task_id}`")
+        return
+    typer.echo(f"model version  {model.model_id}")
+    if model.description:
+        typer.echo(f"               {model.description}")
+    show_errors(model.metrics)
+    if model.report:
+        typer.echo(f"report         trainwright report {task.task_id}")
+
+
+def show_errors(metrics: dict[str, Any]) -> None:
+    """Show a model version's figures, beside the baseline's where there is one."""
+    from rich.table import Table
+
+    rows = comparison(metrics)
+    if not rows:
+        return
+    baseline = any(row[2] for row in rows)
+    view = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
+    for column in ("metric", "model", "seasonal naive")[: 3 if baseline else 2]:
+        view.add_column(column, justify="left" if column == "metric" else "right")
+    for row in rows:
+        view.add_row(*row[: 3 if baseline else 2])
+    rich_console().print(view)
+
+
+def _tell_failure(task: "TaskView") -> None:
+    typer.secho(f"{task.task_id} failed", fg="red", err=True)
+    failure = task.failure
+    if failure is None:
+        typer.echo(task.reason or "no reason was given", err=True)
+    else:
+        place = f" at {failure.file}:{failure.line}" if failure.file and failure.line else ""
+        typer.echo(f"{failure.failure_class}: {failure.message}{place}", err=True)
+        if failure.hint:
+            typer.echo(failure.hint, err=True)
+    typer.echo(f"See what it wrote with `trainwright logs {task.task_id}`.", err=True)

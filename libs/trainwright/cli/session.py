@@ -1,0 +1,55 @@
+"""The client of one command, made from the options that every command shares."""
+
+import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from trainwright.client import Client, TrainwrightError
+
+SHARED_OPTIONS = {"--url": "TRAINWRIGHT_URL", "--key": "TRAINWRIGHT_API_KEY"}
+"""Options that may stand anywhere in the command line, and the variables that say the same."""
+
+_given: dict[str, str] = {}
+
+
+def take_shared_options(arguments: list[str]) -> list[str]:
+    """Keep the shared options for `connect` and return the other arguments; what follows `--` is not ours."""
+    kept: list[str] = []
+    rest = iter(arguments)
+    for argument in rest:
+        if argument == "--":
+            return [*kept, argument, *rest]
+        name, equals, value = argument.partition("=")
+        if name in SHARED_OPTIONS:
+            value = value if equals else next(rest, "")
+            if value:
+                _given[name] = value
+        else:
+            kept.append(argument)
+    return kept
+
+
+def connect(timeout: float = 30.0) -> "Client":
+    """Return a client for the platform that the options, the environment or the home name."""
+    from trainwright.client import Client
+
+    return Client(_given.get("--url"), _given.get("--key"), timeout=timeout)
+
+
+def advice(error: "TrainwrightError") -> str:
+    """Return an error in one line that also says what to do next."""
+    from trainwright.client import Unauthorised, Unreachable
+    from trainwright.client.errors import describe
+
+    text = describe(error)
+    if isinstance(error, Unreachable):
+        return f"{text}; start it with `trainwright up`, or name another address with --url"
+    if isinstance(error, Unauthorised):
+        return f"{text}; give a valid key with --key or TRAINWRIGHT_API_KEY"
+    return text
+
+
+def home_option(value: str | None) -> None:
+    """Make the home given on the command line the one that everything of this command uses."""
+    if value:
+        os.environ["TRAINWRIGHT_HOME"] = value

@@ -1,0 +1,146 @@
+"""Which files a task takes along, and sending them by content hash.
+
+A script brings the modules that it imports from its own folder; a folder brings everything in it but caches.
+"""
+
+import ast
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+from trainwright.cli.console import size, stop
+
+if TYPE_CHECKING:
+    from trainwright.client import Client
+
+IGNORED = frozenset(
+    {".git", ".hg", ".svn", "__pycache__", ".venv", "venv", ".trainwright", "trainwright-runs", "node_modules"}
+    | {".mypy_cache", ".pytest_cache", ".ruff_cache", ".ipynb_checkpoints", ".DS_Store"}
+)
+ENTRY_NAMES = ("main.py", "train.py", "__main__.py")
+MAX_FILE = 256 * 2**20
+MAX_TOTAL = 512 * 2**20
+MAX_FILES = 5000
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """A local file and its place in the run's folder."""
+
+    source: Path
+    place: str
+
+
+def script_files(script: Path, written: str) -> tuple[str, list[Upload]]:
+    """Return the entry script's place in the run's folder and all files that go along.
+
+    `script` is a file (which brings the local modules it imports) or a folder with one of the entry names.
+    """
+    if script.is_dir():
+        entry = next((name for name in ENTRY_NAMES if (script / name).is_file()), None)
+        if entry is None:
+            stop(f"the folder {written} has none of {', '.join(ENTRY_NAMES)}; name the script itself as `path`")
+        return entry, list(_folder(script, PurePosixPath()))
+    if not script.is_file():
+        stop(f"the script {written} does not exist (looked for {script})")
+    root = script.parent
+    files = sorted({script, *_local_modules(script, root)})
+    return script.name, [Upload(file, file.relative_to(root).as_posix()) for file in files]
+
+
+def data_files(source: Path, written: str) -> tuple[str, list[Upload]]:
+    """Return the data's place in the run's folder, `data/<name>`, and the files that go along."""
+    place = PurePosixPath("data") / source.resolve().name
+    if source.is_dir():
+        return str(place), list(_folder(source, place))
+    if not source.is_file():
+        stop(f"the data {written} does not exist (looked for {source})")
+    return str(place), [Upload(source, str(place))]
+
+
+def folder_files(folder: Path) -> list[Upload]:
+    """Return everything in a folder but caches and version control."""
+    return list(_folder(folder, PurePosixPath()))
+
+
+def check_limits(uploads: list[Upload]) -> None:
+    """End the command when the files are too many or too large to travel with a task."""
+    if len(uploads) > MAX_FILES:
+        stop(f"{len(uploads)} files are more than the {MAX_FILES} that a task may take along")
+    total = 0
+    for upload in uploads:
+        amount = upload.source.stat().st_size
+        total += amount
+        if amount > MAX_FILE:
+            stop(
+                f"{upload.source} has {size(amount)}, more than the {size(MAX_FILE)} that one file of a task may"
+                " have; leave it where it is and name its absolute path instead"
+            )
+    if total > MAX_TOTAL:
+        stop(
+            f"the files have {size(total)} together, more than the {size(MAX_TOTAL)} that a task may take along;"
+            " name large data by its absolute path instead"
+        )
+
+
+def without_repeats(uploads: Iterable[Upload]) -> list[Upload]:
+    """Return one upload per place, in order."""
+    return list({upload.place: upload for upload in uploads}.values())
+
+
+def send(client: "Client", uploads: Iterable[Upload]) -> list[dict[str, object]]:
+    """Store every file and return the references that a task document carries in `files`."""
+    references: list[dict[str, object]] = []
+    for upload in uploads:
+        with open(upload.source, "rb") as content:
+            stored = client.upload(content, name=PurePosixPath(upload.place).name)
+        references.append({"path": upload.place, "sha256": stored.sha256, "size": stored.size})
+    return references
+
+
+def _folder(folder: Path, place: PurePosixPath) -> Iterator[Upload]:
+    for item in sorted(folder.iterdir()):
+        if item.name in IGNORED or item.suffix == ".pyc":
+            continue
+        if item.is_dir() and not item.is_symlink():
+            yield from _folder(item, place / item.name)
+        elif item.is_file():
+            yield Upload(item, str(place / item.name))
+
+
+def _local_modules(script: Path, root: Path) -> set[Path]:
+    """Return the Python files under `root` that `script` imports, directly or through one another."""
+    found: set[Path] = set()
+    waiting = [script]
+    while waiting:
+        file = waiting.pop()
+        for name in _imports(file, root):
+            for candidate in _candidates(root / name):
+                if candidate not in found and candidate != script:
+                    found.add(candidate)
+                    waiting.append(candidate)
+    return found
+
+
+def _candidates(base: Path) -> Iterator[Path]:
+    if base.with_suffix(".py").is_file():
+        yield base.with_suffix(".py")
+    elif base.is_dir() and any(base.glob("*.py")):
+        yield from (upload.source for upload in _folder(base, PurePosixPath()) if upload.source.suffix == ".py")
+
+
+def _imports(file: Path, root: Path) -> Iterator[str]:
+    """Yield the first names that a file imports; a package of that name brings all its Python files."""
+    try:
+        tree = ast.parse(file.read_bytes(), str(file))
+    except (SyntaxError, ValueError):
+        return  # the run itself will show it, with the trace
+    package = file.parent.relative_to(root).parts
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level:
+            yield from package[:1]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module.split(".")[0]

@@ -1,0 +1,109 @@
+"""A child process that ends with its parent, its log file, and what the system says about a process.
+
+Not here: which processes there are, and when they are started again (`supervisor`).
+"""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+GUARD = Path(__file__).with_name("guard.py")
+LOG_BYTES = 10 * 2**20
+
+
+def spawn(
+    command: Sequence[str],
+    *,
+    log: Path,
+    environment: Mapping[str, str] | None = None,
+    folder: Path | None = None,
+    nice: int = 0,
+) -> "subprocess.Popen[bytes]":
+    """Start a program that is killed when the calling *thread* ends; its output is appended to ``log``.
+
+    It gets a session of its own, so that Ctrl-C in a terminal reaches only the parent, who stops it in order.
+    """
+    prefix = ["nice", "-n", str(nice)] if nice else []
+    with open(log, "ab") as output:
+        return subprocess.Popen(
+            [sys.executable, "-I", "-S", str(GUARD), str(os.getpid()), *prefix, *command],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env=None if environment is None else dict(environment),
+            cwd=folder,
+            start_new_session=True,
+        )
+
+
+def stop(process: "subprocess.Popen[bytes]", seconds: float) -> int:
+    """Ask a process to end, kill it after ``seconds``; return its exit code."""
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+        try:
+            return process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            process.kill()
+    return process.wait()
+
+
+def rotate(log: Path, limit: int = LOG_BYTES) -> None:
+    """Move a log that has grown over ``limit`` bytes aside; one older log is kept."""
+    with contextlib.suppress(FileNotFoundError):
+        if log.stat().st_size > limit:
+            log.replace(log.with_suffix(log.suffix + ".1"))
+
+
+def tail(log: Path, lines: int = 15, limit: int = 16_384) -> str:
+    """Return the last lines of a log, at most ``limit`` bytes of it; empty when there is none."""
+    try:
+        with open(log, "rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - limit))
+            return "\n".join(file.read().decode(errors="replace").splitlines()[-lines:])
+    except OSError:
+        return ""
+
+
+def started(pid: int) -> str | None:
+    """Return a mark of when a process began, None when it is gone: pid and mark name one process for ever."""
+    if sys.platform.startswith("linux"):
+        try:
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            return None
+        return None if fields[0] in "ZX" else fields[19]
+    state, _, began = _ps(pid, "stat=,lstart=").partition(" ")
+    return None if not state or state.startswith("Z") else began.strip()
+
+
+def memory(pid: int) -> int | None:
+    """Return the bytes of memory a process uses: its proportional share on Linux, else its resident set."""
+    if sys.platform.startswith("linux"):
+        try:
+            for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+                if line.startswith("Pss:"):
+                    return int(line.split()[1]) * 1024
+        except OSError:
+            return None
+    resident = _ps(pid, "rss=")
+    return int(resident) * 1024 if resident.isdigit() else None
+
+
+def wait_gone(pid: int, mark: str, seconds: float) -> bool:
+    """Wait until the process that began at ``mark`` is gone; return whether it is."""
+    deadline = time.monotonic() + seconds
+    while started(pid) == mark:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def _ps(pid: int, columns: str) -> str:
+    found = subprocess.run(["ps", "-o", columns, "-p", str(pid)], capture_output=True, text=True, check=False)
+    return found.stdout.strip()

@@ -1,0 +1,103 @@
+"""A task document on its way out: where it is wrong, and which files go along."""
+
+from pathlib import Path
+
+import pytest
+from trainwright.cli import uploads
+from trainwright.cli.console import CommandError
+from trainwright.cli.documents import prepare, read_document
+
+
+def write(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "says"),
+    [
+        ("bad.yaml", "name: a\nrecipe: [script\n", "bad.yaml:3:1: "),
+        ("tab.yaml", "name: a\n\trecipe: script\n", "tab.yaml:2:1: "),
+        ("twice.yaml", "name: a\nrecipe: x\nname: b\n", "twice.yaml:3:1: the key 'name' is written twice"),
+        ("bad.json", '{"name": "a",\n "recipe": }', "bad.json:2:12: Expecting value"),
+        ("list.yaml", "- a\n", "holds a list; a task document is a mapping"),
+        ("empty.yaml", "", "holds nothing; a task document is a mapping"),
+    ],
+)
+def test_a_bad_document_is_refused_with_its_place(tmp_path: Path, name: str, text: str, says: str) -> None:
+    path = write(tmp_path / name, text)
+    with pytest.raises(CommandError) as caught:
+        read_document(path)
+    assert says in str(caught.value)
+
+
+def test_a_missing_document_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CommandError, match=r"nowhere\.yaml does not exist"):
+        read_document(tmp_path / "nowhere.yaml")
+
+
+def test_a_script_brings_the_modules_that_it_imports_and_nothing_else(tmp_path: Path) -> None:
+    write(tmp_path / "job/train.py", "import json, helper\nfrom nets.tcn import TCN\n")
+    write(tmp_path / "job/helper.py", "import deeper\n")
+    write(tmp_path / "job/deeper.py", "import helper\n")
+    write(tmp_path / "job/nets/tcn.py", "from . import blocks\n")
+    write(tmp_path / "job/nets/blocks.py", "")
+    write(tmp_path / "job/nets/__pycache__/blocks.pyc", "")
+    write(tmp_path / "job/unrelated.py", "")
+    write(tmp_path / "job/secret.env", "")
+    document = {"recipe": "script", "parameters": {"path": "job/train.py", "args": ["--x"]}}
+    prepared = prepare(document, tmp_path)
+    assert prepared.config["parameters"] == {"path": "train.py", "args": ["--x"]}
+    places = {upload.place for upload in prepared.uploads}
+    assert places == {"train.py", "helper.py", "deeper.py", "nets/tcn.py", "nets/blocks.py"}
+
+
+def test_a_folder_goes_along_without_caches_and_version_control(tmp_path: Path) -> None:
+    for name in (
+        "main.py",
+        "a/b.txt",
+        ".git/config",
+        "__pycache__/x.pyc",
+        ".venv/bin/python",
+        ".trainwright/api-key",
+    ):
+        write(tmp_path / "job" / name, "x")
+    prepared = prepare({"recipe": "script", "parameters": {"path": "job"}}, tmp_path)
+    assert prepared.config["parameters"]["path"] == "main.py"
+    assert {upload.place for upload in prepared.uploads} == {"main.py", "a/b.txt"}
+
+
+def test_data_goes_along_under_its_name_and_absolute_or_remote_data_stays(tmp_path: Path) -> None:
+    write(tmp_path / "tables/sales.csv", "a,b\n")
+    prepared = prepare({"recipe": "forecast", "data": {"path": "tables/sales.csv", "time": "a"}}, tmp_path)
+    assert prepared.config["data"] == {"path": "data/sales.csv", "time": "a"}
+    assert [upload.place for upload in prepared.uploads] == ["data/sales.csv"]
+    for path in (str(tmp_path / "tables/sales.csv"), "s3://bucket/sales.csv"):
+        prepared = prepare({"recipe": "forecast", "data": {"path": path}}, tmp_path)
+        assert prepared.config["data"]["path"] == path
+        assert prepared.uploads == []
+
+
+def test_the_limits_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "data.bin", "x" * 2000)
+    document = {"recipe": "forecast", "data": {"path": "data.bin"}}
+    monkeypatch.setattr(uploads, "MAX_FILE", 1024)
+    with pytest.raises(CommandError, match=r"2\.0 KiB, more than the 1\.0 KiB that one file .* absolute path"):
+        prepare(document, tmp_path)
+    monkeypatch.setattr(uploads, "MAX_FILE", 4096)
+    monkeypatch.setattr(uploads, "MAX_TOTAL", 1024)
+    with pytest.raises(CommandError, match=r"2\.0 KiB together, more than the 1\.0 KiB"):
+        prepare(document, tmp_path)
+
+
+def test_a_missing_script_or_data_is_named_as_it_was_written(tmp_path: Path) -> None:
+    with pytest.raises(CommandError, match=r"the script train\.py does not exist"):
+        prepare({"recipe": "script", "parameters": {"path": "train.py"}}, tmp_path)
+    with pytest.raises(CommandError, match=r"the data no\.csv does not exist"):
+        prepare({"recipe": "forecast", "data": {"path": "no.csv"}}, tmp_path)
+
+
+def test_what_is_no_mapping_is_left_for_the_platform_to_judge(tmp_path: Path) -> None:
+    document = {"recipe": "script", "parameters": ["path"], "data": "x"}
+    assert prepare(document, tmp_path).config == document

@@ -1,0 +1,20 @@
+"""What the task service reacts to."""
+
+from services.task import handlers
+from trainwright.contracts import attempt, pulse, queue, topics
+from trainwright.runtime.apply import Reactions
+
+REACTIONS: Reactions = {
+    topics.QUEUE: {
+        queue.TaskQueued: handlers.on_task_queued,
+        queue.PlacementAssigned: handlers.on_placement_assigned,
+        queue.WorkerLost: handlers.on_worker_lost,
+    },
+    topics.ATTEMPT: {
+        attempt.AttemptStarted: handlers.on_attempt_started,
+        attempt.AttemptEnded: handlers.on_attempt_ended,
+    },
+    topics.PULSE: {
+        pulse.AttemptProgressed: handlers.on_attempt_progressed,
+    },
+}

@@ -1,52 +1,48 @@
-"""`trainwright dead …`: records that a service could not apply, and running them again."""
+"""`trainwright dead …`: records that a service could not apply, and running them again.
+
+Not here: what a worker could not apply; that is in the worker's own store and log.
+"""
 
 import base64
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from trainwright.cli.console import ago, json_line, stop, table
 from trainwright.cli.session import connect
 
+if TYPE_CHECKING:
+    from trainwright.client import Client
+    from trainwright.contracts.dead import DeadLetter
+
 app = typer.Typer(help="See and replay records that a service could not apply.", no_args_is_help=True)
 
 DeadId = Annotated[str, typer.Argument(metavar="ID")]
+Service = Annotated[str | None, typer.Option(help="Look at this service only.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Lines of JSON.")]
 
 
 @app.command("list")
-def list_dead(
-    consumer: Annotated[str | None, typer.Option(help="Only those of one service.")] = None,
-    as_json: AsJson = False,
-) -> None:
-    """List dead letters."""
+def list_dead(service: Service = None, as_json: AsJson = False) -> None:
+    """List dead letters of all services."""
     with connect() as client:
-        letters = client.dead_letters(consumer).dead_letters
+        letters = _letters(client, service)
     if as_json:
         for letter in letters:
             json_line(letter)
         return
     rows = [
-        (
-            d.dead_id,
-            d.consumer,
-            f"{d.topic}[{d.partition}]@{d.offset}",
-            ago(d.time),
-            "yes" if d.replayed_at else "",
-            d.error,
-        )
+        (d.dead_id, d.consumer, f"{d.topic}[{d.partition}]@{d.offset}", ago(d.time), _yes(d.replayed_at), d.error)
         for d in letters
     ]
     table(("ID", "SERVICE", "RECORD", "WHEN", "REPLAYED", "ERROR"), rows, "no dead letters")
 
 
 @app.command()
-def show(dead_id: DeadId, as_json: AsJson = False) -> None:
+def show(dead_id: DeadId, service: Service = None, as_json: AsJson = False) -> None:
     """Show a dead letter: the record as it was read, and why it failed."""
     with connect() as client:
-        letter = next((d for d in client.dead_letters().dead_letters if d.dead_id == dead_id), None)
-    if letter is None:
-        stop(f"there is no dead letter {dead_id}; `trainwright dead list` shows them all")
+        letter = _find(client, service, dead_id)
     if as_json:
         json_line(letter)
         return
@@ -56,22 +52,39 @@ def show(dead_id: DeadId, as_json: AsJson = False) -> None:
     for name, value in letter.headers:
         typer.echo(f"{name}: {_text(value)}")
     typer.echo("")
-    typer.echo(_text(letter.value_b64) if letter.value_b64 else f"value: blob {letter.value_sha256}")
+    typer.echo(f"value: blob {letter.value_sha256}" if letter.value_sha256 else _text(letter.value_b64))
 
 
 @app.command()
-def replay(dead_id: DeadId, as_json: AsJson = False) -> None:
+def replay(dead_id: DeadId, service: Service = None, as_json: AsJson = False) -> None:
     """Run a dead letter through its own service again."""
     with connect() as client:
-        letter = client.replay(dead_id)
+        letter = client.replay(_find(client, service, dead_id).consumer, dead_id)
     if as_json:
         json_line(letter)
     else:
-        typer.echo(
-            f"{letter.dead_id} was applied by {letter.consumer}"
-            if letter.replayed_at
-            else f"{dead_id} failed again: {letter.error}"
-        )
+        typer.echo(f"{letter.dead_id} was applied by {letter.consumer}")
+
+
+def _letters(client: "Client", service: str | None) -> "list[DeadLetter]":
+    from trainwright.contracts.topics import DEAD
+
+    services = [writer for writer in DEAD.writers if writer != "trainer_worker"]
+    if service is not None and service not in services:
+        stop(f"{service!r} keeps no dead letters here; the services that do are {', '.join(services)}")
+    chosen = [service] if service else services
+    return [letter for name in chosen for letter in client.dead_letters(name).dead_letters]
+
+
+def _find(client: "Client", service: str | None, dead_id: str) -> "DeadLetter":
+    letter = next((letter for letter in _letters(client, service) if letter.dead_id == dead_id), None)
+    if letter is None:
+        stop(f"there is no dead letter {dead_id}; `trainwright dead list` shows them all")
+    return letter
+
+
+def _yes(value: object) -> str:
+    return "yes" if value else ""
 
 
 def _text(encoded: str | None) -> str:

@@ -180,13 +180,17 @@ class Client:
         """Return the workers and what is free on them."""
         return self._get(WorkerList, "GET", "/workers")
 
-    def dead_letters(self, consumer: str | None = None) -> DeadLetterList:
-        """Return records that a service could not apply."""
-        return self._get(DeadLetterList, "GET", "/dead", params=_given(consumer=consumer))
+    def dead_letters(self, service: str) -> DeadLetterList:
+        """Return the records that a service could not apply, newest first."""
+        return self._get(DeadLetterList, "GET", f"/dead/{service}")
 
-    def replay(self, dead_id: str) -> DeadLetter:
-        """Run a dead letter through its service again."""
-        return self._get(DeadLetter, "POST", f"/dead/{dead_id}/replay")
+    def dead_letter(self, service: str, dead_id: str) -> DeadLetter:
+        """Return one record that a service could not apply."""
+        return self._get(DeadLetter, "GET", f"/dead/{service}/{dead_id}")
+
+    def replay(self, service: str, dead_id: str) -> DeadLetter:
+        """Run a dead letter through its service again; `Conflict` when it fails again."""
+        return self._get(DeadLetter, "POST", f"/dead/{service}/{dead_id}/replay")
 
     # --- the one place that speaks HTTP
 

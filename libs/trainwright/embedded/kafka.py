@@ -63,6 +63,9 @@ transaction.state.log.num.partitions=1
 share.coordinator.state.topic.replication.factor=1
 share.coordinator.state.topic.min.isr=1
 group.initial.rebalance.delay.ms=0
+# After a kill -9 the node must first outlive its own former session (default 9 s).
+broker.session.timeout.ms=1500
+broker.heartbeat.interval.ms=400
 # A group that was silent for years still knows where it was (the default forgets after 7 days).
 offsets.retention.minutes=2147483647
 # What a topic does not say itself: kept for ever, up to this many bytes per partition.
@@ -70,6 +73,7 @@ log.retention.ms=-1
 log.retention.bytes={retention_bytes}
 log.segment.bytes={segment_bytes}
 log.index.size.max.bytes=1048576
+metadata.max.idle.interval.ms=5000
 metadata.log.segment.bytes=16777216
 metadata.max.retention.bytes=67108864
 # One small node: the defaults take 128 MiB of heap for compaction alone.

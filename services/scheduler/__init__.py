@@ -1,0 +1,5 @@
+"""The scheduler owns workers as the platform sees them, the queue, placements, and the numbers of attempts."""
+
+from services.scheduler.service import build_service
+
+__all__ = ["build_service"]

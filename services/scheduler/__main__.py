@@ -1,0 +1,4 @@
+from services.scheduler.service import build_service
+from trainwright.runtime.run import main
+
+main([build_service], listening="scheduler")

@@ -1,0 +1,18 @@
+"""What the scheduler reacts to."""
+
+from services.scheduler.handlers import Handlers
+from trainwright.contracts import attempt, pulse, topics
+from trainwright.runtime.apply import Reactions
+
+
+def reactions(handlers: Handlers) -> Reactions:
+    """Return the table: topic, event, handler."""
+    return {
+        topics.TASK: dict.fromkeys(topics.TASK.events, handlers.on_task_changed),
+        topics.ATTEMPT: {attempt.AttemptEnded: handlers.on_attempt_ended},
+        topics.WORKER: dict.fromkeys(topics.WORKER.events, handlers.on_worker_changed),
+        topics.PULSE: {
+            pulse.WorkerHeartbeat: handlers.on_heartbeat,
+            pulse.SchedulerProbed: handlers.on_probe,
+        },
+    }

@@ -9,6 +9,7 @@ from pathlib import Path
 from subprocess import run
 
 import pytest
+
 from trainwright.client import Client, Refused, Unauthorised, Unreachable, find_connection
 from trainwright.contracts.errors import IllegalTransition, InvalidInput
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from trainwright.cli import uploads
 from trainwright.cli.console import CommandError
 from trainwright.cli.documents import prepare, read_document

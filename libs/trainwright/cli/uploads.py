@@ -21,7 +21,7 @@ IGNORED = frozenset(
 ENTRY_NAMES = ("main.py", "train.py", "__main__.py")
 MAX_FILE = 256 * 2**20
 MAX_TOTAL = 512 * 2**20
-MAX_FILES = 5000
+MAX_FILES = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ def data_files(source: Path, written: str) -> tuple[str, list[Upload]]:
     """Return the data's place in the run's folder, `data/<name>`, and the files that go along."""
     place = PurePosixPath("data") / source.resolve().name
     if source.is_dir():
-        return str(place), list(_folder(source, place))
+        stop(f"the data {written} is a folder; name a file in it, or the folder by its absolute path")
     if not source.is_file():
         stop(f"the data {written} does not exist (looked for {source})")
     return str(place), [Upload(source, str(place))]
@@ -93,8 +93,7 @@ def send(client: "Client", uploads: Iterable[Upload]) -> list[dict[str, object]]
     """Store every file and return the references that a task document carries in `files`."""
     references: list[dict[str, object]] = []
     for upload in uploads:
-        with open(upload.source, "rb") as content:
-            stored = client.upload(content, name=PurePosixPath(upload.place).name)
+        stored = client.upload(upload.source)
         references.append({"path": upload.place, "sha256": stored.sha256, "size": stored.size})
     return references
 

@@ -3,12 +3,13 @@
 Not here: waiting loops for people (the command line), reading topics (use any Kafka client), retry policies.
 """
 
+import hashlib
 import time
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import httpx
 
@@ -16,7 +17,7 @@ from trainwright.client.connection import Connection, find_connection
 from trainwright.client.errors import Unreachable, error_from
 from trainwright.contracts.base import Contract
 from trainwright.contracts.dead import DeadLetter, DeadLetterList
-from trainwright.contracts.errors import TrainwrightError, Unauthorised
+from trainwright.contracts.errors import NotFound, TrainwrightError, Unauthorised
 from trainwright.contracts.log import LogEntry, LogPage
 from trainwright.contracts.metric import MetricOverview, MetricSeries
 from trainwright.contracts.result import ModelPage, ModelVersion
@@ -33,6 +34,7 @@ from trainwright.contracts.task import (
 from trainwright.contracts.worker import WorkerList
 
 PREFIX = "/api/v1/training"
+CHUNK = 2**20
 C = TypeVar("C", bound=Contract)
 
 
@@ -164,9 +166,14 @@ class Client:
 
     # --- files, models, workers, dead letters
 
-    def upload(self, content: bytes | BinaryIO, *, name: str = "file") -> StoredFile:
-        """Store content and return its hash; storing the same content again changes nothing."""
-        return self._get(StoredFile, "POST", "/files", files={"file": (name, content)}, timeout=600)
+    def upload(self, content: bytes | Path) -> StoredFile:
+        """Store bytes or a file's content and return its hash; what is stored already is not sent again."""
+        digest, size = _hash(content)
+        try:
+            self._send("HEAD", f"/files/{digest}")
+        except NotFound:
+            return self._get(StoredFile, "POST", "/files", content=_chunks(content), timeout=600)
+        return StoredFile(sha256=digest, size=size)
 
     def models(self, *, page: int | None = None, page_size: int | None = None, **filters: str) -> ModelPage:
         """Return one page of model versions, newest first."""
@@ -223,3 +230,20 @@ class Client:
 
 def _given(**values: object) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
+
+
+def _chunks(content: bytes | Path) -> Iterator[bytes]:
+    if isinstance(content, bytes):
+        yield content
+        return
+    with content.open("rb") as file:
+        while chunk := file.read(CHUNK):
+            yield chunk
+
+
+def _hash(content: bytes | Path) -> tuple[str, int]:
+    digest, size = hashlib.sha256(), 0
+    for chunk in _chunks(content):
+        digest.update(chunk)
+        size += len(chunk)
+    return digest.hexdigest(), size

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from trainwright.cli import dead, events, model, observe, run, submit, task, worker
+from trainwright.cli import dead, demo, events, model, observe, run, submit, task, worker
 from trainwright.cli.console import FAILED, INTERRUPTED, CommandError, complain
 from trainwright.cli.session import advice, home_option, take_shared_options
 
@@ -31,6 +31,7 @@ app = typer.Typer(
 submit.register(app)
 run.register(app)
 observe.register(app)
+demo.register(app)
 app.add_typer(task.app, name="task")
 app.add_typer(worker.app, name="worker")
 app.add_typer(model.app, name="model")

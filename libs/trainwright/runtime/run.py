@@ -43,7 +43,7 @@ def main(builders: Sequence[Builder], *, listening: str) -> None:
     logging.basicConfig(
         stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
-    logging.getLogger("aiokafka").setLevel(logging.ERROR)  # it logs each retry while a broker is away
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # what matters it raises; the rest is every retry
     try:
         asyncio.run(run(builders, RuntimeSettings(), listening=listening))
     except StoreUnavailable as error:

@@ -100,13 +100,13 @@ def _platform(home: Path) -> Iterator["Client"]:
 
 
 def _wait_ready(up: "subprocess.Popen[bytes]", home: Path, log: Path) -> None:
-    from trainwright.client.connection import read_state
     from trainwright.embedded import process
+    from trainwright.embedded.home import Home
 
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
-        state = read_state(home)
-        if state.get("ready") and state.get("pid", up.pid) == up.pid:
+        state = Home(home).state()  # an earlier one's may still be there
+        if state.get("ready") and state.get("supervisor") == Home(home).holder():
             return
         if up.poll() is not None:
             said = process.tail(log).removeprefix("trainwright: ")

@@ -10,11 +10,11 @@ import typer
 
 from trainwright.cli import dead, demo, events, model, observe, run, submit, task, worker
 from trainwright.cli.console import FAILED, INTERRUPTED, CommandError, complain
-from trainwright.cli.session import advice, home_option, take_shared_options
+from trainwright.cli.session import advice, take_shared_options
 
 EPILOG = (
-    "Everywhere: --url and --key (or TRAINWRIGHT_URL, TRAINWRIGHT_API_KEY) name another platform. "
-    "Without them the home of a local one is used: TRAINWRIGHT_HOME, or .trainwright here or above. "
+    "Everywhere: --home DIR names the home of a local platform (or TRAINWRIGHT_HOME; else .trainwright here or "
+    "above), --url and --key another platform (or TRAINWRIGHT_URL, TRAINWRIGHT_API_KEY). "
     "Exit codes: 0 completed, 1 failed, 2 wrong usage, 130 interrupted."
 )
 
@@ -51,12 +51,10 @@ def _version(show: bool) -> None:
 
 @app.callback()
 def _shared(
-    home: Annotated[str | None, typer.Option(help="Home of a local platform.", metavar="DIR")] = None,
     _: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
-) -> None:
-    home_option(home)
+) -> None: ...
 
 
 def main() -> None:

@@ -6,14 +6,17 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from trainwright.client import Client, TrainwrightError
 
-SHARED_OPTIONS = {"--url": "TRAINWRIGHT_URL", "--key": "TRAINWRIGHT_API_KEY"}
+SHARED_OPTIONS = {"--url": "TRAINWRIGHT_URL", "--key": "TRAINWRIGHT_API_KEY", "--home": "TRAINWRIGHT_HOME"}
 """Options that may stand anywhere in the command line, and the variables that say the same."""
 
 _given: dict[str, str] = {}
 
 
 def take_shared_options(arguments: list[str]) -> list[str]:
-    """Keep the shared options for `connect` and return the other arguments; what follows `--` is not ours."""
+    """Keep the shared options for this command and return the other arguments; what follows `--` is not ours.
+
+    A home is kept in the environment: whatever this command starts means the same one.
+    """
     kept: list[str] = []
     rest = iter(arguments)
     for argument in rest:
@@ -22,7 +25,9 @@ def take_shared_options(arguments: list[str]) -> list[str]:
         name, equals, value = argument.partition("=")
         if name in SHARED_OPTIONS:
             value = value if equals else next(rest, "")
-            if value:
+            if name == "--home":
+                os.environ[SHARED_OPTIONS[name]] = value
+            elif value:
                 _given[name] = value
         else:
             kept.append(argument)
@@ -47,9 +52,3 @@ def advice(error: "TrainwrightError") -> str:
     if isinstance(error, Unauthorised):
         return f"{text}; give a valid key with --key or TRAINWRIGHT_API_KEY"
     return text
-
-
-def home_option(value: str | None) -> None:
-    """Make the home given on the command line the one that everything of this command uses."""
-    if value:
-        os.environ["TRAINWRIGHT_HOME"] = value

@@ -115,7 +115,7 @@ class Shim:
             if now >= self.kill_at:
                 end_descendants(self._reap)
             elif now >= self.stop_at:
-                self.stop_at, self.kill_at = float("inf"), now + self.term_seconds
+                self.stop_at, self.kill_at = float("inf"), min(self.kill_at, now + self.term_seconds)
                 _signal_group(self.child, signal.SIGTERM)
 
     def leave(self) -> int:
@@ -179,6 +179,7 @@ class Shim:
         self.control_stamp = stamp
         if isinstance(stop, dict) and self.reason == "exited":
             self.stop = stop
+            self.term_seconds = float(stop.get("term") or self.term_seconds)
             self.stop_at = min(self.stop_at, now + max(0.0, float(stop.get("deadline") or 0)))
 
     def _look_for_agent(self, now: float) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from trainwright.training import layout
 
 SHIM = Path(__file__).parents[2] / "services" / "trainer_worker" / "shim.py"
@@ -32,9 +33,7 @@ class Attempt:
     def start(self, code: str, **spec: Any) -> None:
         (self.directory / "work" / "run.py").write_text(code)
         argv = [sys.executable, "-u", "run.py"]
-        layout.write_json(
-            self.directory / "spec.json", {"argv": argv, "agent_lock": str(self.lock_path), **spec}
-        )
+        layout.write_json(self.directory / "spec.json", {"argv": argv, "agent_lock": str(self.lock_path), **spec})
         self.shim = subprocess.Popen([sys.executable, "-I", "-S", str(SHIM), str(self.directory)])
 
     def stop(self, deadline: float) -> None:
@@ -172,9 +171,7 @@ def test_a_run_that_ignores_sigterm_is_killed_after_its_time(attempt: Attempt) -
 
 
 def test_a_run_whose_agent_is_gone_goes_on_for_its_time_and_then_ends(attempt: Attempt) -> None:
-    attempt.start(
-        "import os, time; open('child','w').write(str(os.getpid())); time.sleep(600)", orphan_seconds=1
-    )
+    attempt.start("import os, time; open('child','w').write(str(os.getpid())); time.sleep(600)", orphan_seconds=1)
     child = attempt.number("child")
     fcntl.flock(attempt.lock, fcntl.LOCK_UN)
     time.sleep(0.6)
@@ -184,9 +181,7 @@ def test_a_run_whose_agent_is_gone_goes_on_for_its_time_and_then_ends(attempt: A
 
 
 def test_an_agent_that_comes_back_in_time_finds_its_run_alive(attempt: Attempt) -> None:
-    attempt.start(
-        "import os, time; open('child','w').write(str(os.getpid())); time.sleep(600)", orphan_seconds=1
-    )
+    attempt.start("import os, time; open('child','w').write(str(os.getpid())); time.sleep(600)", orphan_seconds=1)
     child = attempt.number("child")
     for _ in range(3):
         fcntl.flock(attempt.lock, fcntl.LOCK_UN)

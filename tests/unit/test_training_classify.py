@@ -6,6 +6,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
+
 from trainwright.contracts.attempt import FailureClass
 from trainwright.training.classify import Ending, classify, last_traceback
 
@@ -13,9 +14,8 @@ from trainwright.training.classify import Ending, classify, last_traceback
 def stderr_of(script: str, folder: Path) -> Ending:
     path = folder / "train.py"
     path.write_text(textwrap.dedent(script))
-    done = subprocess.run(
-        [sys.executable, str(path)], capture_output=True, text=True, timeout=60, check=False
-    )
+    command = [sys.executable, str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode != 0
     return Ending(exit_code=done.returncode, stderr=done.stderr)
 
@@ -109,8 +109,6 @@ def test_a_program_that_cannot_be_started_is_the_environments_fault() -> None:
     assert failure.message == "cannot start python9: not found"
 
 
-@pytest.mark.parametrize(
-    "text", ["", "\n", "Traceback (most recent call last):", '  File "x", line 1\n', ": :\n"]
-)
+@pytest.mark.parametrize("text", ["", "\n", "Traceback (most recent call last):", '  File "x", line 1\n', ": :\n"])
 def test_broken_evidence_is_no_reason_to_fail(text: str) -> None:
     assert classify(Ending(exit_code=1, stderr=text)).failure_class is FailureClass.USER_ERROR

@@ -11,6 +11,7 @@ from trainwright.contracts.attempt import Failure, FailureClass
 OWN_SCRIPT_HINT = "Fix the line shown, then submit again."
 _FRAME = re.compile(r'^\s+File "(?P<file>[^"]+)", line (?P<line>\d+)')
 _LAST_LINE = re.compile(r"^(?P<type>[A-Za-z_][\w.]*)(?:: (?P<message>.*))?$")
+_NOT_OWN = ("site-packages", "dist-packages", "/lib/python3", "/trainwright/training/")
 _MAX_TRACEBACK = 16_000
 _MAX_MESSAGE = 2_000
 _CUDA_MEMORY = (
@@ -68,9 +69,7 @@ def classify(ending: Ending) -> Failure:
 def last_traceback(stderr: str) -> Trace | None:
     """Return the last traceback in `stderr` (that of a SyntaxError has no header), or None."""
     lines = stderr.splitlines()
-    starts = [
-        number for number, line in enumerate(lines) if line.startswith("Traceback (most recent call last)")
-    ]
+    starts = [number for number, line in enumerate(lines) if line.startswith("Traceback (most recent call last)")]
     frames = [number for number, line in enumerate(lines) if _FRAME.match(line)]
     if not frames:
         return None
@@ -94,13 +93,13 @@ def _ends_trace(line: str) -> bool:
 
 def _own_frame(frames: list[re.Match[str]]) -> tuple[str | None, int | None]:
     """Return the innermost frame that is not in an installed package; the innermost one when all are."""
-    own = [
-        match
-        for match in frames
-        if "site-packages" not in match["file"] and not match["file"].startswith("<")
-    ]
+    own = [match for match in frames if not match["file"].startswith("<") and _is_own(match["file"])]
     chosen = (own or frames)[-1] if frames else None
     return (chosen["file"], int(chosen["line"])) if chosen else (None, None)
+
+
+def _is_own(file: str) -> bool:
+    return not any(part in file for part in _NOT_OWN)
 
 
 def _decide(ending: Ending, trace: Trace | None) -> tuple[FailureClass, str, str | None]:
@@ -146,11 +145,7 @@ def _by_exception(trace: Trace) -> tuple[FailureClass, str, str | None]:
     message = f"{trace.exception}: {trace.message}" if trace.message else trace.exception
     if trace.exception in ("ModuleNotFoundError", "ImportError"):
         name = re.search(r"named '([\w.]+)'", trace.message)
-        hint = (
-            f"Install {name[1]!r} where the worker runs."
-            if name
-            else "Install what is missing on the worker."
-        )
+        hint = f"Install {name[1]!r} where the worker runs." if name else "Install what is missing on the worker."
         return FailureClass.ENVIRONMENT_ERROR, message, hint
     if trace.exception in _DATA_TYPES:
         return (

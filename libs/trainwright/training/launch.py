@@ -5,6 +5,7 @@ Not here: recipes themselves; scripts, which are started directly.
 
 import os
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,12 @@ def main() -> None:
     """Find the recipe that spec.json names, train it through the run context, keep what it returns as
     result.json.
     """
-    from trainwright.recipes import get
-
     directory = Path(os.environ[layout.RUN_DIR_VARIABLE])
     spec = layout.read_json(directory / layout.SPEC)
     if spec is None:
         sys.exit(f"{directory / layout.SPEC} is missing or not JSON")
-    recipe = get(str(spec["recipe"]))()
+    # By name and not by import: recipes are built on this package.
+    recipe = import_module("trainwright.recipes").get(str(spec["recipe"]))()
     config = recipe.Config.model_validate(spec.get("parameters") or {})
     data: dict[str, Any] | None = spec.get("data")
     run = init()

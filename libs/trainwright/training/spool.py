@@ -17,9 +17,9 @@ from pathlib import Path
 import msgspec
 
 SEGMENT_BYTES = 16 * 1024 * 1024
-MAX_PAYLOAD = 256 * 1024
+MAX_PAYLOAD = 128 * 1024
 _HEADER = struct.Struct("<II")
-_READ_BYTES = 256 * 1024
+_READ_BYTES = 128 * 1024
 
 
 class Record(msgspec.Struct, array_like=True, frozen=True, gc=False):

@@ -44,9 +44,7 @@ def _checked_name(name: Any) -> str:
     if not isinstance(name, str):
         raise TypeError(f"a metric's name must be a string, got {name!r} ({type(name).__name__})")
     if not name or len(name) > MAX_NAME:
-        raise ValueError(
-            f"a metric's name must have 1 to {MAX_NAME} characters, got {len(name)}: {name[:40]!r}"
-        )
+        raise ValueError(f"a metric's name must have 1 to {MAX_NAME} characters, got {len(name)}: {name[:40]!r}")
     return str(name)
 
 

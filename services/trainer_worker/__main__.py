@@ -1,0 +1,33 @@
+"""`python -m services.trainer_worker`: one worker until SIGTERM or SIGINT; exit code 0 on an orderly end."""
+
+import asyncio
+import logging
+import signal
+import sys
+
+from services.trainer_worker.service import HomeInUse, Worker
+from services.trainer_worker.settings import WorkerSettings
+from trainwright.contracts.errors import StoreUnavailable
+from trainwright.runtime.clock import SystemClock
+from trainwright.runtime.settings import RuntimeSettings
+
+
+async def _main() -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    await Worker(WorkerSettings(), RuntimeSettings(), SystemClock()).run(stop)
+
+
+if __name__ == "__main__":
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    logging.getLogger("aiokafka").setLevel(logging.ERROR)  # it logs each retry while a broker is away
+    try:
+        asyncio.run(_main())
+    except HomeInUse as error:
+        sys.exit(f"trainwright worker: {error}")
+    except StoreUnavailable as error:
+        sys.exit(f"trainwright worker: {error.detail}")

@@ -1,0 +1,217 @@
+"""Start a run's shim, see whether it lives, and end what a dead one left behind. Processes and files only."""
+
+import fcntl
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from services.trainer_worker.domain import Attempt, Stop, command_line, run_parameters
+from trainwright.training import layout
+
+SHIM = Path(__file__).with_name("shim.py")
+AGENT_LOG = "agent.log"
+_SECRETS = re.compile(r"^(AWS|TRAINWRIGHT)_|(^|_)(TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|APIKEY|KEY)S?(_|$)")
+
+
+def prepare_folder(directory: Path) -> Path:
+    """Make an attempt's folder; return its work folder."""
+    (directory / layout.BUNDLE).mkdir(parents=True, exist_ok=True)
+    work = directory / layout.WORK
+    work.mkdir(exist_ok=True)
+    return work
+
+
+def write_spec(directory: Path, attempt: Attempt, agent_lock: Path) -> None:
+    """Write what the shim and the child read.
+
+    Raises:
+        ValueError: The task does not say what to run.
+        FileNotFoundError: The script or the data is not there.
+    """
+    config = attempt.config
+    argv = command_line(config.recipe, config.parameters, sys.executable)
+    work = directory / layout.WORK
+    if config.recipe == "script" and not (work / argv[2]).exists():
+        raise ValueError(f"the script {argv[2]} is not among the task's files")
+    layout.write_json(
+        directory / layout.SPEC,
+        {
+            "argv": argv,
+            "cwd": layout.WORK,
+            "agent_lock": str(agent_lock),
+            "task_id": attempt.task_id,
+            "attempt": attempt.attempt,
+            "name": attempt.name,
+            "recipe": config.recipe,
+            "parameters": run_parameters(config.recipe, config.parameters),
+            "data": located_data(config.data, work),
+        },
+    )
+
+
+def located_data(data: Mapping[str, Any] | None, work: Path) -> dict[str, Any] | None:
+    """Return the data description with its path made absolute.
+
+    Raises:
+        FileNotFoundError: There is no such file or folder here.
+    """
+    if data is None or not isinstance(data.get("path"), str):
+        return dict(data) if data is not None else None
+    path = work / data["path"]
+    if not path.exists():
+        raise FileNotFoundError(f"data path {data['path']} does not exist on this worker")
+    return {**data, "path": str(path)}
+
+
+def check_data_root(data: Mapping[str, Any] | None, work: Path, roots: Sequence[Path]) -> None:
+    """Refuse an absolute data path outside of the folders that the worker may read; any is fine without
+    such folders.
+
+    Raises:
+        PermissionError: The path lies elsewhere.
+    """
+    if not roots or data is None or not isinstance(data.get("path"), str):
+        return
+    path = (work / data["path"]).resolve()
+    if not any(path.is_relative_to(root.resolve()) for root in (work, *roots)):
+        raise PermissionError(f"data path {data['path']} is outside of this worker's data_roots")
+
+
+def safe_target(work: Path, name: str) -> Path:
+    """Return where a task's file goes.
+
+    Raises:
+        ValueError: The name leads out of the work folder.
+    """
+    parts = Path(name).parts
+    if Path(name).is_absolute() or ".." in parts or not parts:
+        raise ValueError(f"the file name {name!r} leads out of the run's folder")
+    return work / name
+
+
+def child_environment(directory: Path, attempt: Attempt) -> dict[str, str]:
+    """Return the child's environment: this process's without secrets, with its own run and its own GPUs
+    only.
+    """
+    kept = {name: value for name, value in os.environ.items() if not _SECRETS.search(name.upper())}
+    kept[layout.RUN_DIR_VARIABLE] = str(directory)
+    kept[layout.RUN_ID_VARIABLE] = f"{attempt.task_id}/{attempt.attempt}"
+    kept["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, attempt.slots.gpus))
+    kept.setdefault("OMP_NUM_THREADS", str(max(1, int(attempt.slots.cpu))))
+    return kept
+
+
+def start_shim(directory: Path, attempt: Attempt) -> "subprocess.Popen[bytes]":
+    """Start the shim; its lock is taken here and inherited, so that there is no moment without it."""
+    lock = os.open(directory / layout.SHIM_LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with open(directory / "shim.log", "ab") as log:
+            return subprocess.Popen(
+                [sys.executable, "-I", "-S", str(SHIM), str(directory), str(lock)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=child_environment(directory, attempt),
+                start_new_session=True,
+                pass_fds=(lock,),
+            )
+    finally:
+        os.close(lock)
+
+
+def has_shim(directory: Path) -> bool:
+    """Return whether the attempt's shim lives: it holds its lock until it ends."""
+    try:
+        lock = os.open(directory / layout.SHIM_LOCK, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(lock)
+    return False
+
+
+def write_control(directory: Path, stop: Stop) -> None:
+    """Ask the run to stop: the child's context and the shim both watch this file."""
+    wish = {"kind": stop.kind.value, "deadline": stop.grace_seconds, "term": stop.term_seconds}
+    layout.write_json(directory / layout.CONTROL, {"revision": stop.revision, "stop": wish})
+
+
+def note(directory: Path, text: str) -> None:
+    """Append a line that people find among the run's log records."""
+    with open(directory / AGENT_LOG, "a", encoding="utf-8") as file:
+        file.write(text.rstrip("\n") + "\n")
+
+
+def read_tail(path: Path, size: int = 64 * 1024) -> str:
+    """Return the end of a text file; empty when there is none."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(0, os.SEEK_END)
+            file.seek(max(0, file.tell() - size))
+            return file.read().decode("utf-8", "replace")
+    except OSError:
+        return ""
+
+
+def kill_leftovers(directory: Path) -> int:
+    """SIGKILL every process that carries this run's folder in its environment (Linux); return how many.
+
+    Elsewhere the shim's own child is killed, if it is the one that was started.
+    """
+    wanted = f"{layout.RUN_DIR_VARIABLE}={directory}".encode()
+    killed = 0
+    for _ in range(5):
+        found = [pid for pid in _processes() if wanted in _environment(pid)]
+        for pid in found:
+            killed += _kill(pid)
+        if not found:
+            break
+    if not os.path.isdir("/proc/self"):
+        shim = layout.read_json(directory / layout.SHIM) or {}
+        child = shim.get("child_pid")
+        if isinstance(child, int) and _start_of(child) == shim.get("child_start"):
+            killed += _kill(child)
+    return killed
+
+
+def remove_folder(directory: Path) -> None:
+    """Delete an attempt's folder."""
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+def _processes() -> list[int]:
+    if not os.path.isdir("/proc/self"):
+        return []
+    return [int(name) for name in os.listdir("/proc") if name.isdigit() and int(name) != os.getpid()]
+
+
+def _environment(pid: int) -> list[bytes]:
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            return file.read().split(b"\0")
+    except OSError:
+        return []
+
+
+def _start_of(pid: int) -> str | None:
+    done = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)
+    return done.stdout.strip() or None
+
+
+def _kill(pid: int) -> int:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        return 0
+    return 1

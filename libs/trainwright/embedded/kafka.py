@@ -192,15 +192,15 @@ class KafkaProcess:
         self._distribution = self._distribution or ensure(say)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._write(self.properties, self.folder / "log")
+            self._write(self.properties, "log")
             if not (self.folder / "log" / "meta.properties").exists():
                 self._format()
         except OSError as error:
             raise KafkaError(f"Kafka cannot use the folder {self.folder}: {explain(error)}") from error
 
     def command(self) -> list[str]:
-        """Return the command that runs a prepared Kafka in the foreground."""
-        return [*self._java(), "kafka.Kafka", str(self.properties)]
+        """Return the command that runs a prepared Kafka, to be started in its folder."""
+        return [*self._java(), "kafka.Kafka", self.properties.name]
 
     def start(self) -> None:
         """Start it; returns before it is ready. Call it from a thread that lives as long as Kafka should."""
@@ -267,13 +267,14 @@ class KafkaProcess:
         cached = [f"-XX:AOTCache={archive}"] if archive.exists() else []
         return [str(self._distribution.java), *_JVM, *cached, "-cp", self._distribution.classpath]
 
-    def _write(self, path: Path, log: Path) -> None:
+    def _write(self, path: Path, log: str) -> None:
+        # Relative: a folder's name may hold what this format cannot (a comma, letters outside Latin-1).
         retention, segment = self._bytes
         text = _PROPERTIES.format(
             host=HOST,
             port=self.port,
             controller_port=self.controller_port,
-            log=str(log).replace("\\", "\\\\"),
+            log=log,
             retention_bytes=retention,
             segment_bytes=segment,
         )
@@ -286,10 +287,10 @@ class KafkaProcess:
         new, settings = self.folder / "log.new", self.folder / "format.properties"
         shutil.rmtree(new, ignore_errors=True)
         shutil.rmtree(self.folder / "log", ignore_errors=True)
-        self._write(settings, new)
+        self._write(settings, new.name)
         identity = self._cluster_id or new_cluster_id()
-        tool = ["kafka.tools.StorageTool", "format", "-t", identity, "-c", str(settings)]
-        done = subprocess.run([*self._java(), *tool], capture_output=True, text=True, check=False)
+        tool = ["kafka.tools.StorageTool", "format", "-t", identity, "-c", settings.name]
+        done = subprocess.run([*self._java(), *tool], cwd=self.folder, capture_output=True, text=True, check=False)
         if done.returncode != 0 or not (new / "meta.properties").exists():
             said = (done.stderr or done.stdout).strip().splitlines() or ["no reason given"]
             raise KafkaError(f"Kafka cannot format {self.folder}: {said[-1]}")

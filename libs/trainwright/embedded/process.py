@@ -94,6 +94,23 @@ def memory(pid: int) -> int | None:
     return int(resident) * 1024 if resident.isdigit() else None
 
 
+def below(root: int) -> list[int]:
+    """Return the pids of a process's descendants, parents first."""
+    children: dict[int, list[int]] = {}
+    for pid, parent in _parents():
+        children.setdefault(parent, []).append(pid)
+    found = [root]
+    for pid in found:
+        found += children.get(pid, [])
+    return found[1:]
+
+
+def kill(pid: int, number: int = signal.SIGKILL) -> None:
+    """Send a signal to a process that may be gone."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.kill(pid, number)
+
+
 def wait_gone(pid: int, mark: str, seconds: float) -> bool:
     """Wait until the process that began at ``mark`` is gone; return whether it is."""
     deadline = time.monotonic() + seconds
@@ -107,3 +124,17 @@ def wait_gone(pid: int, mark: str, seconds: float) -> bool:
 def _ps(pid: int, columns: str) -> str:
     found = subprocess.run(["ps", "-o", columns, "-p", str(pid)], capture_output=True, text=True, check=False)
     return found.stdout.strip()
+
+
+def _parents() -> list[tuple[int, int]]:
+    """Return (pid, parent) of every process."""
+    if not sys.platform.startswith("linux"):
+        rows = subprocess.run(["ps", "-Ao", "pid=,ppid="], capture_output=True, text=True, check=False).stdout
+        return [(int(row.split()[0]), int(row.split()[1])) for row in rows.splitlines()]
+    found = []
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            with contextlib.suppress(OSError):
+                parent = (folder / "stat").read_text().rpartition(")")[2].split()[1]
+                found.append((int(folder.name), int(parent)))
+    return found

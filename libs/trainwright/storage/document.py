@@ -6,12 +6,13 @@ together in one transaction, or not at all. Not here: series and log records, wh
 """
 
 import base64
-import json
 from collections.abc import Awaitable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
+
+import orjson
 
 from trainwright.contracts.errors import FieldError, InvalidInput
 
@@ -174,24 +175,22 @@ class DocumentStore(Reader, Protocol):
         """Return what ends at this process's next commit: take it before a read, await it after."""
 
 
-def encode_cursor(values: Sequence[Scalar]) -> str:
-    """Return an opaque cursor."""
-    return base64.urlsafe_b64encode(json.dumps(list(values)).encode()).decode().rstrip("=")
+def encode_cursor(value: Scalar, id: str, of_list: str) -> str:
+    """Return an opaque cursor: the last row's sort value and identifier, and the list that it belongs to."""
+    return base64.urlsafe_b64encode(orjson.dumps([value, id, of_list])).decode().rstrip("=")
 
 
-def decode_cursor(cursor: str, length: int) -> list[Any]:
-    """Return what ``encode_cursor`` was given.
+def decode_cursor(cursor: str, of_list: str) -> tuple[Scalar, str]:
+    """Return the sort value and identifier that ``encode_cursor`` was given.
 
     Raises:
-        InvalidInput: The text is not such a cursor.
+        InvalidInput: The text is not a cursor of this list.
     """
     try:
-        values = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
-        if not isinstance(values, list) or len(values) != length:
+        value, id, found = orjson.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+        if found != of_list or not isinstance(id, str) or not isinstance(value, str | int | float | bool | None):
             raise ValueError
-        if any(not isinstance(v, str | int | float | bool | None) for v in values):
-            raise ValueError
-    except ValueError:
+    except (ValueError, TypeError):
         error = FieldError(path="cursor", message="not a cursor of this list; take next_cursor of a page")
         raise InvalidInput(f"cursor {cursor[:40]!r} is not one of this list", [error]) from None
-    return values
+    return value, id

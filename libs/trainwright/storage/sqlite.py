@@ -6,11 +6,10 @@ WAL, ``synchronous=FULL`` and ``BEGIN IMMEDIATE``: what was committed survives a
 """
 
 import asyncio
-import re
+import contextlib
 import sqlite3
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,19 +18,8 @@ import orjson
 
 from trainwright.contracts.base import iso
 from trainwright.contracts.errors import StoreUnavailable, VersionConflict
-from trainwright.storage.document import (
-    Collection,
-    Document,
-    In,
-    LogPosition,
-    OutboxRow,
-    Page,
-    Range,
-    Scalar,
-    Where,
-    decode_cursor,
-    encode_cursor,
-)
+from trainwright.storage import sqlite_documents as documents
+from trainwright.storage.document import Collection, Document, LogPosition, OutboxRow, Page, Scalar, Where
 
 T = TypeVar("T")
 
@@ -49,78 +37,35 @@ CREATE TABLE IF NOT EXISTS guards (
 CREATE TABLE IF NOT EXISTS log_position (one INTEGER PRIMARY KEY CHECK (one = 1), position TEXT NOT NULL);
 """
 
-_PATH = re.compile(r"[a-z_][a-z0-9_]*(\.[a-z_][a-z0-9_]*)*")
-_RANGE_SIGNS = (("gt", ">"), ("gte", ">="), ("lt", "<"), ("lte", "<="))
-
-
-def _column(path: str) -> str:
-    if not _PATH.fullmatch(path):
-        raise ValueError(f"{path!r} is not a path of a document")
-    return "id" if path == "id" else f"json_extract(doc, '$.{path}')"
-
-
-def _conditions(where: Where | None) -> tuple[list[str], list[Scalar]]:
-    clauses: list[str] = []
-    values: list[Scalar] = []
-    for path, wanted in (where or {}).items():
-        column = _column(path)
-        if isinstance(wanted, Range):
-            for name, sign in _RANGE_SIGNS:
-                if (bound := getattr(wanted, name)) is not None:
-                    clauses.append(f"{column} {sign} ?")
-                    values.append(bound)
-        elif isinstance(wanted, In):
-            clauses.append(f"{column} IN ({', '.join('?' * len(wanted.values))})")
-            values.extend(wanted.values)
-        else:
-            clauses.append(f"{column} IS ?")
-            values.append(wanted)
-    return clauses, values
-
-
-def _where_sql(clauses: Sequence[str]) -> str:
-    return f" WHERE {' AND '.join(clauses)}" if clauses else ""
-
-
-def _get(connection: sqlite3.Connection, collection: str, id: str) -> Document | None:
-    row = connection.execute(f'SELECT doc FROM "c_{collection}" WHERE id = ?', (id,)).fetchone()
-    return None if row is None else orjson.loads(row[0])
-
-
-def _find(
-    connection: sqlite3.Connection,
-    collection: str,
-    where: Where | None,
-    sort: str,
-    limit: int,
-    cursor: str | None,
-) -> Page:
-    column, descending = _column(sort.removeprefix("-")), sort.startswith("-")
-    clauses, values = _conditions(where)
-    if cursor is not None:
-        clauses.append(f"({column}, id) {'<' if descending else '>'} (?, ?)")
-        values.extend(decode_cursor(cursor, 2))
-    order = "DESC" if descending else "ASC"
-    rows = connection.execute(
-        f'SELECT id, doc, {column} FROM "c_{collection}"{_where_sql(clauses)}'
-        f" ORDER BY {column} {order}, id {order} LIMIT ?",
-        (*values, limit + 1),
-    ).fetchall()
-    more = len(rows) > limit
-    rows = rows[:limit]
-    next_cursor = encode_cursor([rows[-1][2], rows[-1][0]]) if more and rows else None
-    return Page([orjson.loads(row[1]) for row in rows], next_cursor)
-
-
-def _count(connection: sqlite3.Connection, collection: str, where: Where | None) -> int:
-    clauses, values = _conditions(where)
-    row = connection.execute(f'SELECT count(*) FROM "c_{collection}"{_where_sql(clauses)}', values).fetchone()
-    return int(row[0])
+_NOT_ANSWERING = frozenset(
+    {
+        sqlite3.SQLITE_PERM,
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_NOMEM,
+        sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_INTERRUPT,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_CORRUPT,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_PROTOCOL,
+        sqlite3.SQLITE_NOTADB,
+    }
+)
+"""What the engine's state is to blame for. Other errors are a statement's own: waiting would not mend them."""
 
 
 def _outbox_row(row: tuple[Any, ...]) -> OutboxRow:
     seq, id_, kind, topic, key, headers, value, tries = row
     return OutboxRow(id_, kind, topic, key, [(n, v) for n, v in orjson.loads(headers)], value, seq, tries)
+
+
+def _roll_back(writer: sqlite3.Connection) -> None:
+    # On the loop's thread: it does not wait for the disk. There may be nothing left to roll back.
+    if writer.in_transaction:
+        with contextlib.suppress(sqlite3.Error):
+            writer.rollback()
 
 
 class SqliteTransaction:
@@ -131,7 +76,7 @@ class SqliteTransaction:
         self.added_outbox = False
 
     async def get(self, collection: str, id: str) -> Document | None:
-        return _get(self.connection, collection, id)
+        return documents.get(self.connection, collection, id)
 
     async def find(
         self,
@@ -142,10 +87,10 @@ class SqliteTransaction:
         limit: int = 100,
         cursor: str | None = None,
     ) -> Page:
-        return _find(self.connection, collection, where, sort, limit, cursor)
+        return documents.find(self.connection, collection, where, sort, limit, cursor)
 
     async def count(self, collection: str, where: Where | None = None) -> int:
-        return _count(self.connection, collection, where)
+        return documents.count(self.connection, collection, where)
 
     async def put(
         self, collection: str, id: str, document: Mapping[str, Any], *, expect: int | None = None
@@ -193,6 +138,19 @@ class SqliteTransaction:
         self.connection.execute("INSERT OR REPLACE INTO log_position VALUES (1, ?)", (text,))
 
 
+class _Commit:
+    """The next commit; awaiting it is optional."""
+
+    def __init__(self) -> None:
+        self._done = asyncio.Event()
+
+    def set(self) -> None:
+        self._done.set()
+
+    def __await__(self) -> Generator[Any, None, bool]:
+        return self._done.wait().__await__()
+
+
 class SqliteStore:
     """A service's store in one SQLite file; ``schema`` holds tables of other ports in the same file."""
 
@@ -202,9 +160,8 @@ class SqliteStore:
         self._schema = schema
         self._writing = asyncio.Lock()
         self._added = asyncio.Event()
-        self._committed = asyncio.Event()
-        self._writer_thread = ThreadPoolExecutor(1, f"store-{path.stem}-write")
-        self._reader_thread = ThreadPoolExecutor(1, f"store-{path.stem}-read")
+        self._next_commit = _Commit()
+        self._writer_thread, self._reader_thread = self._threads()
         self._writer: sqlite3.Connection | None = None
         self._reader: sqlite3.Connection | None = None
 
@@ -216,40 +173,43 @@ class SqliteStore:
             self._reader = self._connect()
             self._reader.execute("PRAGMA query_only = ON")
         except (sqlite3.Error, OSError) as error:
+            await self.close()
             raise StoreUnavailable(f"cannot open the store {self._path}: {error}") from error
 
     async def close(self) -> None:
         async with self._writing:
-            for connection in (self._reader, self._writer):
+            # Each on its own thread: behind what is still being read or written there.
+            for connection, thread in ((self._reader, self._reader_thread), (self._writer, self._writer_thread)):
                 if connection is not None:
-                    connection.close()
+                    await self._on(thread, connection.close)
+                thread.shutdown()
             self._reader = self._writer = None
-        self._writer_thread.shutdown()
-        self._reader_thread.shutdown()
+            self._writer_thread, self._reader_thread = self._threads()
 
-    @asynccontextmanager
+    @contextlib.asynccontextmanager
     async def transaction(self) -> AsyncIterator[SqliteTransaction]:
-        async with self._writing:
-            writer = self._writer
-            if writer is None:
-                raise StoreUnavailable(f"the store {self._path} is closed")
+        await self._writing.acquire()
+        commit: asyncio.Task[None] | None = None
+        try:
+            writer = self._opened(self._writer)
             transaction = SqliteTransaction(writer)
             try:
-                writer.execute("BEGIN IMMEDIATE")
-                yield transaction
-                # Shielded: a cancelled caller must not leave the next one a half-done commit.
-                await asyncio.shield(self._on(self._writer_thread, writer.commit))
-            except sqlite3.Error as error:
-                raise StoreUnavailable(f"the store {self._path} cannot be written: {error}") from error
-            finally:
-                await self._settle(writer)
-            if transaction.added_outbox:
-                self._added.set()
-            self._committed.set()
-            self._committed = asyncio.Event()
+                with self._answering("written"):
+                    writer.execute("BEGIN IMMEDIATE")
+                    yield transaction
+            except BaseException:
+                _roll_back(writer)
+                raise
+            # A task of its own, which ends with letting go of the lock: however often the caller is cancelled,
+            # nobody else writes before this commit is through.
+            commit = asyncio.create_task(self._commit(writer, transaction))
+        finally:
+            if commit is None:
+                self._writing.release()
+        await asyncio.shield(commit)
 
     async def get(self, collection: str, id: str) -> Document | None:
-        return await self.read(lambda c: _get(c, collection, id))
+        return await self.read(lambda c: documents.get(c, collection, id))
 
     async def find(
         self,
@@ -260,10 +220,10 @@ class SqliteStore:
         limit: int = 100,
         cursor: str | None = None,
     ) -> Page:
-        return await self.read(lambda c: _find(c, collection, where, sort, limit, cursor))
+        return await self.read(lambda c: documents.find(c, collection, where, sort, limit, cursor))
 
     async def count(self, collection: str, where: Where | None = None) -> int:
-        return await self.read(lambda c: _count(c, collection, where))
+        return await self.read(lambda c: documents.count(c, collection, where))
 
     async def outbox_pending(self, kind: str, limit: int) -> list[OutboxRow]:
         sql = (
@@ -297,47 +257,63 @@ class SqliteStore:
         await self._added.wait()
         self._added.clear()
 
-    def next_commit(self) -> Awaitable[Any]:
-        return self._committed.wait()
+    def next_commit(self) -> Awaitable[object]:
+        return self._next_commit
 
     async def read(self, question: Callable[[sqlite3.Connection], T]) -> T:
         """Ask the reading connection on its thread; for this engine's other ports too."""
-        reader = self._reader
-        if reader is None:
-            raise StoreUnavailable(f"the store {self._path} is closed")
-        try:
+        reader = self._opened(self._reader)
+        with self._answering("read"):
             return await self._on(self._reader_thread, lambda: question(reader))
-        except sqlite3.Error as error:
-            raise StoreUnavailable(f"the store {self._path} cannot be read: {error}") from error
 
     async def _write(self, sql: str, value: Scalar) -> int:
         async with self.transaction() as tx:
             return tx.connection.execute(sql, (value,)).rowcount
 
-    async def _settle(self, writer: sqlite3.Connection) -> None:
-        # A commit that was cancelled is still running on the writer's thread: wait behind it, then roll back
-        # what is left. Shielded for the same reason.
-        if writer.in_transaction:
-            await asyncio.shield(self._on(self._writer_thread, writer.rollback))
+    async def _commit(self, writer: sqlite3.Connection, transaction: SqliteTransaction) -> None:
+        try:
+            with self._answering("written"):
+                await self._on(self._writer_thread, writer.commit)
+        except BaseException:
+            _roll_back(writer)
+            raise
+        else:
+            if transaction.added_outbox:
+                self._added.set()
+            self._next_commit.set()
+            self._next_commit = _Commit()
+        finally:
+            self._writing.release()
+
+    @contextlib.contextmanager
+    def _answering(self, done: str) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            code = getattr(error, "sqlite_errorcode", None)
+            if code is not None and code & 0xFF not in _NOT_ANSWERING:
+                raise
+            raise StoreUnavailable(f"the store {self._path} cannot be {done}: {error}") from error
+
+    def _opened(self, connection: sqlite3.Connection | None) -> sqlite3.Connection:
+        if connection is None:
+            raise StoreUnavailable(f"the store {self._path} is closed")
+        return connection
+
+    def _threads(self) -> tuple[ThreadPoolExecutor, ThreadPoolExecutor]:
+        stem = self._path.stem
+        return ThreadPoolExecutor(1, f"store-{stem}-write"), ThreadPoolExecutor(1, f"store-{stem}-read")
 
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(
-            self._path, timeout=5, isolation_level=None, check_same_thread=False, cached_statements=512
+            self._path, timeout=1, isolation_level=None, check_same_thread=False, cached_statements=512
         )
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         return connection
 
     def _ddl(self) -> str:
-        lines = [_SCHEMA, self._schema]
-        for collection in self._collections:
-            table = f'"c_{collection.name}"'
-            lines.append(f"CREATE TABLE IF NOT EXISTS {table} (id TEXT PRIMARY KEY, doc TEXT NOT NULL);")
-            lines += [
-                f'CREATE INDEX IF NOT EXISTS "c_{collection.name}.{path}" ON {table} ({_column(path)}, id);'
-                for path in collection.indexes
-            ]
-        return "\n".join(lines)
+        return "\n".join([_SCHEMA, self._schema, *map(documents.collection_ddl, self._collections)])
 
     async def _on(self, thread: ThreadPoolExecutor, call: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(thread, call)

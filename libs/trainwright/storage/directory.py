@@ -1,15 +1,21 @@
 """The blob port on a folder: ``<root>/<first two>/<sha256>``, written aside, flushed, then renamed."""
 
 import asyncio
+import contextlib
 import hashlib
 import os
+import secrets
 import tempfile
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from trainwright.contracts.errors import Damaged, NotFound, StoreUnavailable, TooLarge
 from trainwright.storage.blob import CHUNK, Blob
+
+LEFT_BEHIND = 24 * 3600.0
+"""Seconds after which what a killed writer left aside is removed."""
 
 
 class DirectoryBlobs:
@@ -17,27 +23,25 @@ class DirectoryBlobs:
 
     def __init__(self, root: Path) -> None:
         self._root = root
+        self._swept = False
 
     async def write(self, chunks: AsyncIterator[bytes], *, limit: int | None = None) -> Blob:
         digest, size = hashlib.sha256(), 0
-        try:
+        with self._answering():
             aside = await asyncio.to_thread(self._aside)
-        except OSError as error:
-            raise self._unavailable(error) from error
         try:
-            with aside:
-                async for chunk in chunks:
-                    size += len(chunk)
-                    if limit is not None and size > limit:
-                        raise TooLarge(f"the content has more than {limit} bytes, which is the limit here")
-                    digest.update(chunk)
+            async for chunk in chunks:
+                size += len(chunk)
+                if limit is not None and size > limit:
+                    raise TooLarge(f"the content has more than {limit} bytes, which is the limit here")
+                digest.update(chunk)
+                with self._answering():
                     await asyncio.to_thread(aside.write, chunk)
-                await asyncio.to_thread(self._flush, aside)
-            await asyncio.to_thread(self._publish, Path(aside.name), digest.hexdigest())
-        except OSError as error:
-            raise self._unavailable(error) from error
+            with self._answering():
+                await asyncio.to_thread(_flush, aside)
+                await asyncio.to_thread(self._publish, Path(aside.name), digest.hexdigest())
         finally:
-            await asyncio.to_thread(Path(aside.name).unlink, missing_ok=True)
+            await asyncio.to_thread(_discard, aside)
         return Blob(digest.hexdigest(), size)
 
     async def write_bytes(self, content: bytes) -> Blob:
@@ -51,22 +55,26 @@ class DirectoryBlobs:
 
     async def size(self, sha256: str) -> int | None:
         try:
-            return (await asyncio.to_thread(self._path(sha256).stat)).st_size
-        except FileNotFoundError:
+            with self._answering():
+                return (await asyncio.to_thread(self._path(sha256).stat)).st_size
+        except (FileNotFoundError, NotFound):
             return None
-        except OSError as error:
-            raise self._unavailable(error) from error
 
-    async def read(self, sha256: str) -> AsyncIterator[bytes]:
+    async def read(self, sha256: str) -> AsyncGenerator[bytes, None]:
         digest = hashlib.sha256()
         try:
-            async for chunk in _chunks(self._path(sha256)):
-                digest.update(chunk)
-                yield chunk
+            with self._answering():
+                file = await asyncio.to_thread(self._path(sha256).open, "rb")
         except FileNotFoundError:
             raise NotFound(f"no content with sha256 {sha256} is stored") from None
-        except OSError as error:
-            raise self._unavailable(error) from error
+        with file:
+            while True:
+                with self._answering():
+                    chunk = await asyncio.to_thread(file.read, CHUNK)
+                if not chunk:
+                    break
+                digest.update(chunk)
+                yield chunk
         if digest.hexdigest() != sha256:
             raise Damaged(f"the stored content {sha256} is damaged: it hashes to {digest.hexdigest()}")
 
@@ -75,11 +83,13 @@ class DirectoryBlobs:
 
     async def read_file(self, sha256: str, path: Path) -> None:
         await asyncio.to_thread(path.parent.mkdir, parents=True, exist_ok=True)
-        aside = path.with_name(f".{path.name}.part")
+        # A name of its own: two readers of the same path must not write into one file.
+        aside = path.with_name(f".{path.name[:100]}.{secrets.token_hex(6)}.part")
         try:
-            with await asyncio.to_thread(aside.open, "wb") as file:
-                async for chunk in self.read(sha256):
-                    await asyncio.to_thread(file.write, chunk)
+            with await asyncio.to_thread(aside.open, "xb") as file:
+                async with contextlib.aclosing(self.read(sha256)) as chunks:
+                    async for chunk in chunks:
+                        await asyncio.to_thread(file.write, chunk)
             await asyncio.to_thread(aside.replace, path)
         finally:
             await asyncio.to_thread(aside.unlink, missing_ok=True)
@@ -92,24 +102,54 @@ class DirectoryBlobs:
     def _aside(self) -> BinaryIO:
         folder = self._root / "incoming"
         folder.mkdir(parents=True, exist_ok=True)
+        if not self._swept:
+            self._swept = True
+            _sweep(folder)
         return tempfile.NamedTemporaryFile(dir=folder, delete=False)  # type: ignore[return-value]
-
-    def _flush(self, file: BinaryIO) -> None:
-        file.flush()
-        os.fsync(file.fileno())
 
     def _publish(self, aside: Path, sha256: str) -> None:
         target = self._path(sha256)
-        target.parent.mkdir(parents=True, exist_ok=True)
+        if not target.parent.is_dir():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            _flush_folder(self._root)
         aside.replace(target)
-        folder = os.open(target.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        _flush_folder(target.parent)
 
-    def _unavailable(self, error: OSError) -> StoreUnavailable:
-        return StoreUnavailable(f"the blob folder {self._root} cannot be used: {error.strerror or error}")
+    @contextlib.contextmanager
+    def _answering(self) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            reason = error.strerror or error
+            raise StoreUnavailable(f"the blob folder {self._root} cannot be used: {reason}") from error
+
+
+def _sweep(folder: Path) -> None:
+    for path in folder.iterdir():
+        with contextlib.suppress(OSError):
+            if time.time() - path.stat().st_mtime > LEFT_BEHIND:
+                path.unlink()
+
+
+def _flush(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _discard(file: BinaryIO) -> None:
+    with contextlib.suppress(OSError):  # closing writes what is buffered, which a full disk refuses again
+        file.close()
+    Path(file.name).unlink(missing_ok=True)
+
+
+def _flush_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 async def _chunks(path: Path) -> AsyncIterator[bytes]:

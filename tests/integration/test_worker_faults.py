@@ -1,0 +1,239 @@
+"""The agent in bad days: whatever is killed, every attempt ends once, and every point arrives once."""
+
+import asyncio
+import itertools
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.harness import eventually
+from tests.integration.worker_harness import Agent, agent_at, new_task
+from trainwright.contracts.attempt import FailureClass, Outcome
+from trainwright.contracts.worker import AttemptRef
+from trainwright.embedded.archive import free_ports
+from trainwright.embedded.kafka import KafkaProcess
+from trainwright.training import layout
+
+STEPS = """
+import os, sys, time, trainwright
+run = trainwright.init()
+open("pid.new", "w").write(str(os.getpid())); os.rename("pid.new", "pid")
+for step in range(1, {steps} + 1):
+    run.log(step, {{"loss": 1 / step}}, total_steps={steps})
+    print("step", step)
+    time.sleep({pause})
+    if os.path.exists("go_on_forever"): break
+"""
+FAMILY = """
+import os, time
+def note(name):
+    open(name + ".new", "w").write(str(os.getpid())); os.rename(name + ".new", name)
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        note("daemon"); time.sleep(600)
+    os._exit(0)
+note("pid"); time.sleep(600)
+"""
+
+
+@pytest.fixture
+async def agent(kafka: str, tmp_path: Path) -> AsyncIterator[Agent]:
+    async with agent_at(kafka, tmp_path) as made:
+        yield made
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+async def pid_of(agent: Agent, task: str, name: str = "pid") -> int:
+    path = agent.directory(task) / "work" / name
+    await eventually(path.exists, within=20, what=str(path))
+    return int(path.read_text())
+
+
+def shim_of(agent: Agent, task: str) -> int:
+    shim = layout.read_json(agent.directory(task) / layout.SHIM)
+    assert shim is not None
+    return int(shim["shim_pid"])
+
+
+async def assert_whole(agent: Agent, task: str, steps: int) -> None:
+    """Check that every point and line of a finished run has arrived, and its end was said once."""
+    ended = await agent.until_ended(task, within=60)
+    assert ended.attempt.outcome is Outcome.COMPLETED
+    assert ended.attempt.final_step == steps
+    await eventually(lambda: len(agent.points(task)) == steps, within=10, what=f"{steps} points")
+    assert [point.step for point in agent.points(task)] == list(range(1, steps + 1))
+    await eventually(lambda: len(agent.lines(task)) == steps, within=10, what=f"{steps} lines")
+    assert agent.lines(task) == [f"step {step}" for step in range(1, steps + 1)]
+    assert len({(end.attempt.version, end.attempt.outcome) for end in agent.ends(task)}) == 1
+
+
+async def test_a_killed_agent_finds_its_run_again_and_the_training_did_not_notice(agent: Agent) -> None:
+    await agent.start()
+    task = new_task()
+    await agent.run(task, STEPS.format(steps=300, pause=0.02))
+    pid = await pid_of(agent, task)
+    for _ in range(3):
+        await asyncio.sleep(0.7)
+        agent.kill()
+        await asyncio.sleep(0.2)
+        worker = await agent.start()
+        assert worker.adopted == [AttemptRef(task_id=task, attempt=1)]
+        assert is_alive(pid)
+    await assert_whole(agent, task, 300)
+
+
+async def test_a_run_that_ended_while_no_agent_was_there_is_reported_by_the_next(agent: Agent) -> None:
+    await agent.start()
+    task = new_task()
+    await agent.run(task, STEPS.format(steps=40, pause=0.02))
+    await pid_of(agent, task)
+    agent.kill()
+    await eventually((agent.directory(task) / layout.EXIT).exists, within=20, what="the run's own end")
+    worker = await agent.start()
+    assert worker.adopted == [AttemptRef(task_id=task, attempt=1)]
+    await assert_whole(agent, task, 40)
+
+
+async def test_agent_and_shim_killed_together_leave_no_process_and_no_adoption(agent: Agent) -> None:
+    await agent.start()
+    task = new_task()
+    await agent.run(task, FAMILY)
+    family = [await pid_of(agent, task), await pid_of(agent, task, "daemon")]
+    agent.kill()
+    os.kill(shim_of(agent, task), signal.SIGKILL)
+    assert is_alive(family[1])
+    worker = await agent.start()
+    assert worker.adopted == []
+    assert [pid for pid in family if is_alive(pid)] == []
+    assert agent.ends(task) == []
+
+
+async def test_a_killed_shim_is_a_loss_and_takes_the_whole_family_with_it(agent: Agent) -> None:
+    await agent.start()
+    task = new_task()
+    await agent.run(task, FAMILY)
+    family = [await pid_of(agent, task), await pid_of(agent, task, "daemon")]
+    os.kill(shim_of(agent, task), signal.SIGKILL)
+    ended = (await agent.until_ended(task)).attempt
+    assert ended.outcome is Outcome.FAILED
+    assert ended.failure is not None
+    assert ended.failure.failure_class is FailureClass.WORKER_LOST
+    assert [pid for pid in family if is_alive(pid)] == []
+
+
+async def test_a_killed_child_fails_with_its_signal_and_what_it_had_logged_is_kept(agent: Agent) -> None:
+    await agent.start()
+    task = new_task()
+    await agent.run(task, STEPS.format(steps=100_000, pause=0.005))
+    pid = await pid_of(agent, task)
+    await eventually(lambda: len(agent.points(task)) > 20, within=10, what="points")
+    await asyncio.sleep(0.3)
+    os.kill(pid, signal.SIGKILL)
+    ended = (await agent.until_ended(task)).attempt
+    assert ended.failure is not None
+    assert (ended.outcome, ended.failure.signal) == (Outcome.FAILED, "SIGKILL")
+    steps = [point.step for point in agent.points(task)]
+    assert steps == list(range(1, len(steps) + 1))
+    printed = len(agent.lines(task))
+    assert printed - len(steps) < 50  # 20 ms of logging at most; lines are written at once
+
+
+async def test_a_frame_cut_short_by_a_kill_is_ignored(agent: Agent) -> None:
+    await agent.start()
+    task = new_task()
+    code = (
+        STEPS.format(steps=20, pause=0.01)
+        + "\nrun.finish()\nopen('../spool/metrics-00000001.seg','ab').write(b'!!!')"
+    )
+    await agent.run(task, code)
+    await assert_whole(agent, task, 20)
+
+
+async def test_killed_at_any_moment_every_attempt_ends_once(agent: Agent) -> None:
+    """Agents are killed while short runs start, run and end; what is not adopted is started anew, as a scheduler
+    would.
+    """
+    await agent.start()
+    tasks = [new_task() for _ in range(12)]
+    newest = dict.fromkeys(tasks, 1)
+    for task in tasks:
+        await agent.run(task, STEPS.format(steps=10, pause=0.01))
+    for pause in itertools.islice(itertools.cycle((0.05, 0.3, 0.12, 0.7)), 6):
+        await asyncio.sleep(pause)
+        agent.kill()
+        worker = await agent.start()
+        adopted = {(ref.task_id, ref.attempt) for ref in worker.adopted}
+        for task in tasks:
+            number = newest[task]
+            if (task, number) not in adopted and not agent.ends(task, number):
+                newest[task] += 1
+                await agent.run(task, STEPS.format(steps=10, pause=0.01), attempt=number + 1)
+    for task in tasks:
+        number = newest[task]
+        ended = await agent.until_ended(task, number, within=60)
+        assert ended.attempt.outcome is Outcome.COMPLETED
+
+        def has_all(task: str = task, number: int = number) -> bool:
+            return [point.step for point in agent.points(task, number)] == list(range(1, 11))
+
+        await eventually(has_all, within=10, what=f"ten points of {task}.{number}")
+    assert {end.attempt.version for task in tasks for end in agent.ends(task, newest[task])} == {2}
+
+
+@pytest.fixture
+def own_kafka(tmp_path: Path) -> Iterator[KafkaProcess]:
+    port, controller_port = free_ports(2)
+    with KafkaProcess(tmp_path / "kafka", port=port, controller_port=controller_port) as broker:
+        yield broker
+
+
+async def test_kafka_may_go_and_come_back_while_a_run_trains(own_kafka: KafkaProcess, tmp_path: Path) -> None:
+    async with agent_at(own_kafka.bootstrap, tmp_path) as agent:
+        await agent.start()
+        task, short = new_task(), new_task()
+        await agent.run(task, STEPS.format(steps=400, pause=0.02))
+        await agent.run(short, STEPS.format(steps=60, pause=0.02))
+        pid = await pid_of(agent, task)
+        await eventually(lambda: len(agent.points(task)) > 10, within=10, what="points")
+        own_kafka.kill()
+        await eventually((agent.directory(short) / layout.EXIT).exists, within=20, what="an end without Kafka")
+        assert is_alive(pid)
+        assert agent.process is not None
+        assert agent.process.poll() is None
+        await asyncio.sleep(2)
+        own_kafka.start()
+        own_kafka.wait_ready()
+        await assert_whole(agent, short, 60)
+        await assert_whole(agent, task, 400)
+
+
+async def test_without_kafka_the_agent_still_leaves_in_time_and_the_next_one_says_the_rest(
+    own_kafka: KafkaProcess, tmp_path: Path
+) -> None:
+    async with agent_at(own_kafka.bootstrap, tmp_path) as agent:
+        await agent.start()
+        task = new_task()
+        await agent.run(task, STEPS.format(steps=100_000, pause=0.02))
+        pid = await pid_of(agent, task)
+        await agent.until_started(task)
+        own_kafka.kill()
+        asked = time.monotonic()
+        assert await asyncio.to_thread(agent.stop) == 0
+        assert time.monotonic() - asked < 15
+        assert not is_alive(pid)
+        own_kafka.start()
+        own_kafka.wait_ready()
+        worker = await agent.start()
+        assert worker.adopted == [AttemptRef(task_id=task, attempt=1)]
+        assert (await agent.until_ended(task)).attempt.outcome is Outcome.INTERRUPTED

@@ -40,11 +40,15 @@ def nouns(text: str) -> set[str]:
 
 
 def reads(service: str) -> set[str]:
-    """Return the nouns of the topics that a service's table of reactions names."""
+    """Return the nouns of the topics that a service reacts to."""
+    from trainwright.runtime.service import Runtime
+    from trainwright.runtime.settings import RuntimeSettings
+
     if service in READS_BY_ITSELF:
         return READS_BY_ITSELF[service]
-    table = importlib.import_module(f"services.{service}.reactions").REACTIONS
-    return {topic.name.split(".")[1] for topic in table}
+    runtime = Runtime(RuntimeSettings(store="sqlite:/nowhere", blobs="dir:/nowhere"))
+    built = importlib.import_module(f"services.{service}").build_service(runtime)
+    return {topic.name.split(".")[1] for topic in built.reactions}
 
 
 def writes(service: str) -> set[str]:

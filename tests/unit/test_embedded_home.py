@@ -1,0 +1,169 @@
+"""The home: chosen once and kept, one holder at a time, and one sentence for everything that is wrong with it."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from trainwright.embedded import home as module
+from trainwright.embedded.errors import HomeError
+from trainwright.embedded.home import Home, home_path, port_in_use
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    made = Home(tmp_path / "home")
+    made.create()
+    return made
+
+
+def complaint(action: Callable[[], object]) -> str:
+    with pytest.raises(HomeError) as raised:
+        action()
+    assert "\n" not in str(raised.value)
+    return str(raised.value)
+
+
+def test_what_was_chosen_once_is_kept(home: Home) -> None:
+    first = home.identity()
+    assert first.port == 8700
+    assert home.identity() == first
+    assert home.identity(port=9001).port == 9001
+    assert home.identity().port == 9001
+    assert home.identity().cluster_id == first.cluster_id
+    assert home.api_key() == home.api_key()
+
+
+def test_two_homes_choose_different_ports_and_keys(tmp_path: Path) -> None:
+    homes = [Home(tmp_path / str(number)) for number in range(4)]
+    for one in homes:
+        one.create()
+    assert len({one.identity().kafka_port for one in homes}) == 4
+    assert len({one.api_key() for one in homes}) == 4
+
+
+def test_the_key_is_for_its_owner_only_even_if_somebody_opened_it(home: Home) -> None:
+    key = home.api_key()
+    assert home.api_key_file.stat().st_mode & 0o777 == 0o600
+    home.api_key_file.chmod(0o644)
+    assert home.api_key() == key
+    assert home.api_key_file.stat().st_mode & 0o777 == 0o600
+
+
+def test_an_emptied_key_file_gets_a_new_key(home: Home) -> None:
+    home.api_key()
+    home.api_key_file.write_text("\n")
+    assert len(home.api_key()) > 20
+
+
+def test_a_kept_kafka_port_that_a_stranger_took_is_replaced_and_the_other_stays(home: Home) -> None:
+    before = home.free_kafka_ports(home.identity())
+    with socket.socket() as stranger:
+        stranger.bind(("127.0.0.1", before.controller_port))
+        stranger.listen()
+        after = home.free_kafka_ports(before)
+    assert after.kafka_port == before.kafka_port
+    assert after.controller_port != before.controller_port
+    assert home.identity() == after
+
+
+def test_a_lost_home_json_keeps_the_cluster_that_kafka_was_formatted_with(home: Home) -> None:
+    (home.kafka / "log").mkdir()
+    (home.kafka / "log" / "meta.properties").write_text("version=1\ncluster.id=abcDEF123\nnode.id=1\n")
+    assert home.identity().cluster_id == "abcDEF123"
+
+
+def test_one_holder_at_a_time_and_the_lock_ends_with_its_process(home: Home) -> None:
+    assert home.holder() is None
+    with home.locked():
+        assert home.holder() == os.getpid()
+        said = complaint(lambda: home.locked(0.1).__enter__())
+        assert f"pid {os.getpid()}" in said
+        assert "trainwright down" in said
+    code = (
+        "import sys, time; from pathlib import Path; from trainwright.embedded.home import Home\n"
+        "with Home(Path(sys.argv[1])).locked(): print('held', flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, str(home.path)], stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        assert home.holder() == other.pid
+        other.kill()
+    assert home.holder() is None
+    with home.locked():
+        pass
+
+
+def test_a_file_in_place_of_the_home_or_of_a_folder_in_it(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    assert "is a file, not a folder" in complaint(Home(tmp_path / "file").create)
+    assert "a file is in the place of a folder" in complaint(Home(tmp_path / "file" / "below").create)
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "blobs").write_text("")
+    assert "'blobs'" in complaint(Home(tmp_path / "home").create)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"port": 8700}', '{"port": "x"}', "\x00"])
+def test_a_damaged_home_json_is_said_and_not_overwritten(home: Home, text: str) -> None:
+    home.identity_file.write_text(text)
+    assert "home.json is damaged" in complaint(home.identity)
+    assert home.identity_file.read_text() == text
+
+
+def test_a_port_out_of_range_in_home_json_is_damage(home: Home) -> None:
+    home.identity()
+    document = json.loads(home.identity_file.read_text())
+    home.identity_file.write_text(json.dumps({**document, "kafka_port": 70_000}))
+    assert "damaged" in complaint(home.identity)
+
+
+def test_a_nearly_full_disk_is_said_before_anything_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "FREE_BYTES", shutil.disk_usage(tmp_path).total * 2)
+    assert "nearly full" in complaint(Home(tmp_path / "home").create)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_disk_that_is_full_when_it_is_written(home: Home) -> None:
+    for name, action in (
+        (f".probe-{os.getpid()}", home.create),
+        (f".home.json.{os.getpid()}", home.identity),
+        (f".api-key.{os.getpid()}", home.api_key),
+        (f".state.json.{os.getpid()}", lambda: home.write_state({})),
+    ):
+        (home.path / name).symlink_to("/dev/full")
+        assert complaint(action).endswith("the disk is full")
+        assert not (home.path / name).is_symlink()
+
+
+def test_damaged_state_is_no_state(home: Home) -> None:
+    home.state_file.write_text("[1")
+    assert home.state() == {}
+
+
+def test_where_the_home_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("TRAINWRIGHT_HOME", raising=False)
+    assert home_path() == tmp_path / ".trainwright"
+    monkeypatch.setenv("TRAINWRIGHT_HOME", "elsewhere")
+    assert home_path() == tmp_path / "elsewhere"
+    assert home_path(Path("given")) == tmp_path / "given"
+
+
+def test_a_port_is_in_use_only_while_somebody_listens() -> None:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        port = server.getsockname()[1]
+        assert port_in_use(port)
+        with socket.create_connection(("127.0.0.1", port)):
+            connection, _ = server.accept()
+            connection.close()  # our side closes first: the port stays in TIME_WAIT for a minute
+    assert not port_in_use(port)

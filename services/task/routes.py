@@ -35,7 +35,7 @@ from trainwright.runtime.clock import Clock
 from trainwright.runtime.http import Caller, Calling
 from trainwright.runtime.outbox import accept, emit
 from trainwright.storage.blob import BlobStore
-from trainwright.storage.document import DocumentStore, Transaction, Where
+from trainwright.storage.document import DocumentStore, Has, Transaction, Where
 
 TaskId = Annotated[str, Path(max_length=100)]
 Wait = Annotated[float, Query(ge=0, le=60, description="Seconds to wait for the new status.")]
@@ -96,11 +96,13 @@ def _task_routes(store: DocumentStore, blobs: BlobStore, settings: TaskSettings,
     async def list_tasks(
         status: TaskStatus | None = None,
         strategy: Annotated[str | None, Query(max_length=200)] = None,
+        label: Annotated[str | None, Query(pattern="^[^=]+=", description="`name=value`.")] = None,
         limit: Annotated[int, Query(ge=1, le=500)] = 50,
         cursor: Annotated[str | None, Query(max_length=500)] = None,
     ) -> TaskPage:
         where: dict[str, Any] = {"status": status} if status else {}
         where |= {"config.strategy": strategy} if strategy else {}
+        where |= {"label_list": Has(label)} if label else {}
         return await _page(store, where, limit, cursor)
 
     @router.get("/tasks/{task_id}", summary="One task: status, progress, latest metrics, attempts")

@@ -99,9 +99,9 @@ async def write_everything_and_raise(store: DocumentStore) -> None:
 
 
 SIZES: dict[str, dict[str, Any]] = {
-    "a": {"size": 3, "made": "2025-01-03", "nested": {"colour": "red"}, "on": True},
+    "a": {"size": 3, "made": "2025-01-03", "nested": {"colour": "red"}, "on": True, "tags": ["x", "k=v"]},
     "b": {"size": 1, "made": "2025-01-01", "nested": {"colour": "blue"}, "on": False},
-    "c": {"size": 2, "made": "2025-01-02", "nested": {"colour": "red"}, "on": True},
+    "c": {"size": 2, "made": "2025-01-02", "nested": {"colour": "red"}, "on": True, "tags": ["x"]},
     "d": {"size": None, "made": "2025-01-02", "nested": {}, "on": None},
     "e": {"made": "2025-01-05"},
 }
@@ -127,6 +127,9 @@ class Finding:
             ({"size": In((1, None))}, "bde"),
             ({"size": In(())}, ""),
             ({"on": In((True,))}, "ac"),
+            ({"tags": Has("x")}, "ac"),
+            ({"tags": Has("k=v"), "on": True}, "a"),
+            ({"tags": Has("k")}, ""),
             ({"nested.colour": "' OR 1=1 --"}, ""),
             ({"size": 10**30}, ""),
             ({"size": Range(lt=10**30, gt=-(10**30))}, "abc"),

@@ -45,7 +45,14 @@ class In:
     values: tuple[Scalar, ...]
 
 
-Where = Mapping[str, Scalar | Range | In]
+@dataclass(frozen=True, slots=True)
+class Has:
+    """Match lists that hold the value."""
+
+    value: Scalar
+
+
+Where = Mapping[str, Scalar | Range | In | Has]
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ import orjson
 from trainwright.storage.document import (
     Collection,
     Document,
+    Has,
     In,
     Page,
     Range,
@@ -105,6 +106,9 @@ def _conditions(where: Where | None) -> tuple[list[str], list[Scalar]]:
             one_of = f"{column} IN (SELECT value FROM json_each(?))"
             clauses.append(f"({one_of} OR {column} IS NULL)" if None in wanted.values else one_of)
             values.append(orjson.dumps([_bound(value) for value in wanted.values]).decode())
+        elif isinstance(wanted, Has):
+            clauses.append(f"EXISTS (SELECT 1 FROM json_each(doc, '$.{path}') WHERE value IS ?)")
+            values.append(_bound(wanted.value))
         else:
             clauses.append(f"{column} IS ?")
             values.append(_bound(wanted))

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from trainwright.contracts.errors import InvalidInput, VersionConflict
-from trainwright.storage.document import Collection, DocumentStore, In, LogPosition, OutboxRow, Range, Where
+from trainwright.storage.document import Collection, DocumentStore, Has, In, LogPosition, OutboxRow, Range, Where
 
 THINGS = Collection("things", indexes=("size", "made", "nested.colour"))
 PLAIN = Collection("plain")

@@ -1,5 +1,6 @@
 """`trainwright up`, `down`, `status`. Not here: what they do (trainwright.embedded.platform)."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -59,7 +60,7 @@ def up(
         if detach:
             _start_detached(options)
             return
-        was_ready = platform.up(options, say=typer.echo, on_ready=_show_started)
+        was_ready = platform.up(options, say=_say, on_ready=_show_started)
     except EmbeddedError as error:
         stop(str(error))
     typer.echo("Stopped. Everything is kept; `trainwright up` goes on from here.")
@@ -75,7 +76,7 @@ def down(home: HomeOption = None) -> None:
 
     place = Home(_home(home))
     try:
-        stopped = platform.down(place, say=typer.echo)
+        stopped = platform.down(place, say=_say)
     except EmbeddedError as error:
         stop(str(error))
     typer.echo("Stopped." if stopped else f"Nothing runs on the home {place.path}.")
@@ -95,6 +96,11 @@ def status(home: HomeOption = None, as_json: JsonOption = False) -> None:
 
 def _home(given: Path | None) -> Path:
     return (find_home(given) or Path.cwd() / DEFAULT_HOME).expanduser().absolute()
+
+
+def _say(line: str) -> None:
+    with contextlib.suppress(OSError):  # the terminal may be gone; what runs need not care
+        typer.echo(line)
 
 
 def _show_started(started: "Started") -> None:

@@ -95,8 +95,7 @@ def ensure(say: Say = lambda _line: None, interrupted: Callable[[], bool] = lamb
                     raise KafkaError("Fetching Kafka was interrupted")
                 time.sleep(0.05)
         finally:
-            child.kill()
-            child.wait()
+            process.stop(child, 0)
         found = installed()
         if found is None:
             raise KafkaError(process.tail(log, lines=1) or "Kafka could not be fetched")

@@ -95,7 +95,7 @@ class Home:
         if self.path.exists() and not self.path.is_dir():
             raise HomeError(f"The home {self.path} is a file, not a folder; name another one with --home")
         with self._readable_errors():
-            self.path.mkdir(parents=True, exist_ok=True)
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             for name in _FOLDERS:
                 if (self.path / name).exists() and not (self.path / name).is_dir():
                     raise HomeError(

@@ -236,7 +236,7 @@ class KafkaProcess:
     def kill(self) -> None:
         """End it at once, as a crash would."""
         if self._process is not None:
-            self._process.kill()
+            process.kill_group(self._process.pid)
             self.stop(0)
 
     def cluster_id(self) -> str | None:

@@ -41,7 +41,7 @@ def clear(home: Home, interrupted: Callable[[], bool] = lambda: False) -> int:
     _wait(lambda: not recorded(home), PATIENCE_SECONDS, interrupted)
     left = recorded(home)
     for _, pid, _ in left:
-        process.kill(pid)
+        process.kill_group(pid)
     _wait(lambda: not recorded(home), KILL_SECONDS, interrupted)
     for name, pid, _ in recorded(home):
         raise HomeError(f"A process of the former run does not end: {name}, pid {pid}; end it and try again")

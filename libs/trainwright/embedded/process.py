@@ -48,8 +48,14 @@ def stop(process: "subprocess.Popen[bytes]", seconds: float) -> int:
         try:
             return process.wait(seconds)
         except subprocess.TimeoutExpired:
-            process.kill()
+            kill_group(process.pid)
     return process.wait()
+
+
+def kill_group(leader: int) -> None:
+    """Kill a process made by `spawn` with what it keeps in its group: the guard, where that stays beside it."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(leader, signal.SIGKILL)
 
 
 def rotate(log: Path, limit: int = LOG_BYTES) -> None:
@@ -90,8 +96,8 @@ def memory(pid: int) -> int | None:
                     return int(line.split()[1]) * 1024
         except OSError:
             return None
-    resident = _ps(pid, "rss=")
-    return int(resident) * 1024 if resident.isdigit() else None
+    resident = [_ps(one, "rss=") for one in (pid, *below(pid)[:1])]  # the guard and its program
+    return sum(int(size) * 1024 for size in resident if size.isdigit()) or None
 
 
 def below(root: int) -> list[int]:

@@ -141,10 +141,11 @@ def _share(number: int, count: int) -> dict[str, str]:
     """Return the n-th worker's part of this machine; a single worker takes all of it by itself."""
     if count == 1:
         return {}
-    devices = sorted(glob.glob("/dev/nvidia[0-9]*"))
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return {
+    found = {
         "TRAINWRIGHT_WORKER_CPUS": str(round((os.cpu_count() or 1) / count, 3)),
         "TRAINWRIGHT_WORKER_MEMORY": str(memory // count),
-        "TRAINWRIGHT_WORKER_GPUS": json.dumps(list(range(number - 1, len(devices), count))),
     }
+    if devices := glob.glob("/dev/nvidia[0-9]*"):
+        found["TRAINWRIGHT_WORKER_GPUS"] = json.dumps(list(range(number - 1, len(devices), count)))
+    return found

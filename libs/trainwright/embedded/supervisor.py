@@ -114,10 +114,15 @@ class Child:
         self.next_start = float("inf") if self.program.once else now + self.back_off
         self.back_off = min(self.back_off * 2, most)
 
-    def signal(self, number: int) -> None:
-        """Send a signal to its process, if it runs."""
+    def terminate(self) -> None:
+        """Ask its process to end, if it runs."""
         if self.process is not None:
-            self.process.send_signal(number)
+            self.process.terminate()
+
+    def kill(self) -> None:
+        """End its process at once, if it runs."""
+        if self.process is not None:
+            process.kill_group(self.process.pid)
 
     def document(self) -> dict[str, object]:
         """Return what `status` shows."""
@@ -226,7 +231,7 @@ class Supervisor:
         for stage in (FIRST, SECOND, LAST):
             children = [child for child in self.children if child.program.stage == stage and child.running]
             for child in children:
-                child.signal(signal.SIGTERM)
+                child.terminate()
             with self._killed_at_last(children):
                 now = time.monotonic()
                 deadlines = {id(child): now + child.program.stop_seconds for child in children}
@@ -235,7 +240,7 @@ class Supervisor:
                     for child in children:
                         child.reap(now)
                         if child.running and (now > deadlines[id(child)] or self._signals.stops > asked):
-                            child.signal(signal.SIGKILL)
+                            child.kill()
                             self.killed = True
                     if any(child.running for child in children):
                         self._signals.sleep(0.1)
@@ -247,7 +252,7 @@ class Supervisor:
             yield
         finally:
             for child in children:
-                child.signal(signal.SIGKILL)
+                child.kill()
                 if child.process is not None:
                     child.process.wait()
 

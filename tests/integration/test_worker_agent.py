@@ -75,7 +75,7 @@ async def test_the_bundle_holds_files_history_and_metadata(agent: Agent) -> None
     assert history["metrics"]["loss"][:2] == [[1, 1.0], [2, 0.5]]
     assert manifest.metadata == await agent.json_of(ended, "metadata.json")
     assert manifest.metadata["task_id"] == task
-    assert "train.py" in manifest.metadata["file_hashes"]  # type: ignore[operator]
+    assert "train.py" in manifest.metadata["file_hashes"]
     assert "a-secret" not in manifest.model_dump_json()
 
 

@@ -71,7 +71,7 @@ class ForecastConfig(RecipeConfig):
         None, ge=1, le=65_536, description="Windows computed at a time; gradients are added up. All when left out."
     )
     learning_rate: float = Field(
-        2e-3, gt=0, le=1, allow_inf_nan=False, description="Highest learning rate; it falls as a half cosine."
+        4e-3, gt=0, le=1, allow_inf_nan=False, description="Highest learning rate; it falls as a half cosine."
     )
     weight_decay: float = Field(0.0, ge=0, le=1, allow_inf_nan=False, description="AdamW's weight decay.")
     channels: int = Field(32, ge=4, le=1024, description="Channels of each convolution.")

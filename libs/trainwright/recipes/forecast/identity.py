@@ -59,7 +59,7 @@ def _order(identifier: str) -> tuple[int, int, str]:
 def _names(kind: str, identifiers: Sequence[str]) -> str:
     """Return identifiers as one word: numbers as P001, other text with what a path cannot hold made `-`."""
     words = [_name(kind, identifier) for identifier in identifiers[:MOST_NAMED]]
-    exact = all(re.fullmatch(r"[\w.-]+", identifier) for identifier in identifiers)
+    exact = all(identifier.isdecimal() or _name(kind, identifier) == identifier for identifier in identifiers)
     if len(identifiers) > MOST_NAMED or not exact:
         digest = hashlib.sha256("\0".join(identifiers).encode()).hexdigest()[:6]
         rest = len(identifiers) - MOST_NAMED

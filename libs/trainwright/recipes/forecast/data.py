@@ -1,0 +1,252 @@
+"""Rows to series: read a file, choose, sum up, put on a regular grid. Everything wrong is a `DataError`.
+
+Not here: windows, scaling, anything of torch.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from trainwright.contracts.base import nearest
+from trainwright.recipes.errors import DataError
+from trainwright.recipes.forecast.calendar import SEASONS, Grid, grid_of, parse_dates
+from trainwright.recipes.forecast.config import ForecastConfig, ForecastData
+
+Floats = npt.NDArray[np.float64]
+LEAST_TRAINING = 8
+"""Points before the first evaluation without which nothing can be learnt."""
+
+MOST_CELLS = 50_000_000
+"""Series times periods that are held in memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """What one series is about."""
+
+    store: str | None
+    product: str | None
+
+    @property
+    def name(self) -> str:
+        """Return its name for people."""
+        parts = [f"{noun} {value}" for noun, value in (("store", self.store), ("product", self.product)) if value]
+        return ", ".join(parts) or "all"
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """Series on one grid: `values` is (series, periods), NaN where there was no row."""
+
+    series: tuple[Series, ...]
+    values: Floats
+    grid: Grid
+    season_length: int
+    season_note: str
+    summary: dict[str, Any]
+
+    @property
+    def length(self) -> int:
+        """Return how many periods there are."""
+        return int(self.values.shape[1])
+
+
+def load_panel(data: ForecastData, config: ForecastConfig) -> Panel:
+    """Read a file and return the series that the mode asks for.
+
+    Mode `product` sums each product over the chosen stores; `store` keeps each product within each store (each
+    store, if there is no product column); `global` joins everything by the `aggregation`. Several rows of one
+    series and period are summed.
+
+    Raises:
+        DataError: The file, a column, a value, or the amount of data does not do.
+    """
+    path = Path(data.path)
+    frame = _chosen(_typed(_read(path, data), data), config)
+    grid = grid_of(pd.DatetimeIndex(frame["time"]), config.frequency, data.time)
+    first_evaluated = len(grid.periods) - config.origins * config.horizon
+    series, values = _series(frame, grid, config, first_evaluated)
+    _check_amount(series, values, config)
+    length, note = _season(grid.frequency, first_evaluated, config)
+    summary = {
+        "path": path.name,
+        "sha256": _sha256(path),
+        "rows": len(frame),
+        "stores": _distinct(frame, "store"),
+        "products": _distinct(frame, "product"),
+        "series": len(series),
+        "periods": len(grid.periods),
+        "frequency": grid.frequency,
+        "first": grid.dates()[0],
+        "last": grid.dates()[-1],
+        "missing": int(np.isnan(values).sum()),
+    }
+    return Panel(tuple(series), values, grid, length, note, summary)
+
+
+def _read(path: Path, data: ForecastData) -> pd.DataFrame:
+    """Return the columns named, as they stand in the file: text from CSV, types from Parquet."""
+    wanted = [column for column in (data.time, data.target, data.product, data.store) if column]
+    if not path.is_file():
+        raise DataError(f"there is no data file {data.path}")
+    parquet = path.suffix.lower() in (".parquet", ".pq")
+    try:
+        if parquet:
+            frame = pd.read_parquet(path)
+        else:
+            frame = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    except ImportError:
+        raise DataError(f"{path.name}: reading Parquet needs the package pyarrow on the worker") from None
+    except (ValueError, OSError, pd.errors.ParserError) as error:
+        kind = "Parquet" if parquet else "CSV with a header line"
+        raise DataError(f"{path.name} cannot be read as {kind}: {str(error).strip()[:300]}") from None
+    frame.columns = [str(column).strip() for column in frame.columns]
+    for column in wanted:
+        if column not in frame.columns:
+            known = ", ".join(map(repr, frame.columns[:20]))
+            hint = nearest(column, frame.columns)
+            raise DataError(f"{path.name} has no column {column!r}{hint} (there are: {known})")
+    if frame.empty:
+        raise DataError(f"{path.name} has a header and no rows")
+    return frame[list(dict.fromkeys(wanted))]
+
+
+def _typed(frame: pd.DataFrame, data: ForecastData) -> pd.DataFrame:
+    """Return columns time, target, product, store with their types."""
+    typed = pd.DataFrame({"time": parse_dates(frame[data.time]), "target": _numbers(frame[data.target])})
+    for role, column in (("product", data.product), ("store", data.store)):
+        if column:
+            typed[role] = _identifiers(frame[column])
+    return typed
+
+
+def _numbers(column: "pd.Series[Any]") -> Floats:
+    numbers = np.array(pd.to_numeric(column, errors="coerce"), dtype=np.float64)
+    bad = np.flatnonzero(~np.isfinite(numbers))
+    if len(bad):
+        value, row = column.iloc[int(bad[0])], int(bad[0]) + 1
+        empty = value is None or str(value).strip() == "" or value != value
+        what = "is empty" if empty else f"holds {str(value)[:80]!r}, which is not a finite number"
+        more = f" ({len(bad)} such rows)" if len(bad) > 1 else ""
+        raise DataError(f"column {column.name!r}, row {row}: the target {what}{more}")
+    return numbers
+
+
+def _identifiers(column: "pd.Series[Any]") -> "pd.Series[str]":
+    if pd.api.types.is_float_dtype(column) and not column.isna().any() and (column % 1 == 0).all():
+        column = column.astype("int64")
+    text = column.astype(str).str.strip()
+    empty = np.flatnonzero(column.isna() | (text == ""))
+    if len(empty):
+        raise DataError(f"column {column.name!r}, row {int(empty[0]) + 1}: the identifier is empty")
+    return text.reset_index(drop=True)
+
+
+def _chosen(frame: pd.DataFrame, config: ForecastConfig) -> pd.DataFrame:
+    for role, wanted in (("product", config.product_ids), ("store", config.store_ids)):
+        if wanted:
+            known = _distinct(frame, role)
+            for identifier in wanted:
+                if identifier not in known:
+                    hint = nearest(identifier, known) or f" (there are: {', '.join(known[:20])})"
+                    raise DataError(f"{role}_ids: the data has no {role} {identifier!r}{hint}")
+            frame = frame[frame[role].isin(wanted)]
+    if frame.empty:
+        raise DataError("no row holds both one of the store_ids and one of the product_ids")
+    return frame.reset_index(drop=True)
+
+
+def _series(
+    frame: pd.DataFrame, grid: Grid, config: ForecastConfig, first_evaluated: int
+) -> tuple[list[Series], Floats]:
+    """Return the series of the mode and their values."""
+    roles = [role for role in ("store", "product") if role in frame.columns]
+    keys = {"product": ["product"], "store": roles, "global": roles}[config.mode]
+    cells = frame.assign(position=grid.position)
+    table = cells.groupby([*keys, "position"], sort=True)["target"].sum()
+    many = int(cells.groupby(keys).ngroups) if keys else 1
+    if many * len(grid.periods) > MOST_CELLS:
+        size = f"{many} series of {len(grid.periods)} periods by the {grid.frequency}"
+        raise DataError(f"{size} are more than fit; choose some by product_ids and store_ids, or a longer frequency")
+    wide = table.unstack("position") if keys else table.to_frame().T
+    wide = wide.reindex(columns=range(len(grid.periods)))
+    values = np.array(wide, dtype=np.float64)
+    if config.frequency is not None:
+        values = _zeros_after_start(values)
+    names = [_as_series(keys, label) for label in wide.index] if keys else [Series(None, None)]
+    order = sorted(range(len(names)), key=lambda n: (_rank(names[n].store), _rank(names[n].product)))
+    names, values = [names[n] for n in order], values[order]
+    if config.mode == "global":
+        return [Series(None, None)], _joined(values, config.aggregation, first_evaluated)
+    return names, values
+
+
+def _as_series(keys: Sequence[str], label: Any) -> Series:
+    found = dict(zip(keys, label if isinstance(label, tuple) else (label,), strict=True))
+    return Series(found.get("store"), found.get("product"))
+
+
+def _rank(identifier: str | None) -> tuple[int, int, str]:
+    text = identifier or ""
+    return (0, int(text), "") if text.isdecimal() else (1, 0, text)
+
+
+def _zeros_after_start(values: Floats) -> Floats:
+    """Return values where a period without rows counts 0 once the series has begun."""
+    begun = np.cumsum(~np.isnan(values), axis=1) > 0
+    return np.where(begun & np.isnan(values), 0.0, values)
+
+
+def _joined(values: Floats, aggregation: str, first_evaluated: int) -> Floats:
+    """Return one series out of many; a period counts the series that have a value in it."""
+    there = ~np.isnan(values)
+    filled = np.where(there, values, 0.0)
+    if aggregation == "median":
+        joined = np.array([np.median(v[t]) if t.any() else np.nan for v, t in zip(values.T, there.T, strict=True)])
+        return joined[None, :]
+    if aggregation == "weighted":  # from before the first evaluation only: later sales must not be known
+        weights = np.abs(filled[:, : max(first_evaluated, 1)]).sum(axis=1, keepdims=True)
+    else:
+        weights = np.ones((len(values), 1))
+    total = (filled * (1.0 if aggregation == "sum" else weights)).sum(axis=0)
+    divisor = (there * weights).sum(axis=0) if aggregation != "sum" else there.any(axis=0).astype(np.float64)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(divisor > 0, total / divisor, np.nan)[None, :]
+
+
+def _check_amount(series: Sequence[Series], values: Floats, config: ForecastConfig) -> None:
+    held_out = config.origins * config.horizon
+    least = max(2 * config.horizon, LEAST_TRAINING)
+    for one, row in zip(series, values, strict=True):
+        before = int((~np.isnan(row[: max(row.size - held_out, 0)])).sum())
+        if before < least:
+            raise DataError(
+                f"the series {one.name!r} has {before} points before its first evaluation, {least} are needed:"
+                f" of {row.size} periods {config.origins} origins × {config.horizon} periods are held out;"
+                " lower `origins` or `horizon`, or choose other series by product_ids and store_ids"
+            )
+
+
+def _season(frequency: str, first_evaluated: int, config: ForecastConfig) -> tuple[int, str]:
+    """Return the season's length and how it was found; 1 when the history cannot show a season."""
+    wanted = config.season_length or SEASONS[frequency]
+    origin = "as asked" if config.season_length else f"usual for data by the {frequency}"
+    if first_evaluated < wanted + config.horizon:
+        note = f"1: a season of {wanted} ({origin}) needs {wanted + config.horizon} periods before the first"
+        return 1, f"{note} evaluation and there are {first_evaluated}; the baseline repeats the last value"
+    return wanted, f"{wanted}: {origin}"
+
+
+def _distinct(frame: pd.DataFrame, role: str) -> list[str]:
+    return sorted(frame[role].unique(), key=_rank) if role in frame.columns else []
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

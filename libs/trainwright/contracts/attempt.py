@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from trainwright.contracts.base import Contract, Event, Guard, Newer, Sha256, Timestamp
+from trainwright.contracts.base import Contract, Event, Guard, JsonObject, Newer, Number, Sha256, Timestamp
 
 
 class FailureClass(StrEnum):
@@ -64,7 +64,7 @@ class AttemptDocument(Contract):
     resume_step: int = Field(0, description="The step that this attempt started from.")
     final_step: int | None = None
     total_steps: int | None = None
-    latest_metrics: dict[str, float] = {}
+    latest_metrics: dict[str, Number] = {}
     outcome: Outcome | None = None
     failure: Failure | None = None
     bundle: Sha256 | None = Field(None, description="Manifest of what the run left, as a blob.")
@@ -112,4 +112,4 @@ class BundleManifest(Contract):
     """What a run left behind: its files by name, and its metadata."""
 
     files: dict[str, BundleFile]
-    metadata: dict[str, object] = {}
+    metadata: JsonObject = {}

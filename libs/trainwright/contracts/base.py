@@ -4,10 +4,11 @@ Nouns live in files of their own; the topics they travel on are in ``topics.py``
 """
 
 import difflib
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Annotated, Any, ClassVar, LiteralString, Self, cast
+from datetime import UTC, date, datetime
+from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import (
     AfterValidator,
@@ -17,22 +18,76 @@ from pydantic import (
     ModelWrapValidatorHandler,
     PlainSerializer,
     ValidationError,
+    WithJsonSchema,
     model_validator,
 )
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
 
 def _utc(value: datetime) -> datetime:
-    return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+    try:
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("this moment is outside of the calendar in UTC") from None
 
 
 def iso(value: datetime) -> str:
     """Return UTC time as ISO-8601 with microseconds and ``Z``: fixed width, so it sorts as text."""
-    return _utc(value).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return _utc(value).isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
 
 
 Timestamp = Annotated[datetime, AfterValidator(_utc), PlainSerializer(iso, return_type=str, when_used="json")]
 """A moment in UTC; JSON is ISO-8601 with ``Z``."""
+
+NOT_FINITE = ("NaN", "Infinity", "-Infinity")
+LARGEST = 2**63 - 1
+DEEPEST = 64
+
+
+def _finite_or_text(value: float) -> float | str:
+    if math.isfinite(value):
+        return value
+    return "NaN" if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity")
+
+
+Number = Annotated[
+    float,
+    PlainSerializer(_finite_or_text, return_type=float | str, when_used="json"),
+    WithJsonSchema({"anyOf": [{"type": "number"}, {"enum": list(NOT_FINITE)}]}),
+]
+"""A number that may be NaN or infinite; as JSON has no such number, they are the texts of ``NOT_FINITE``."""
+
+
+def _storable(value: Any, depth: int = 1) -> Any:
+    if isinstance(value, float):
+        return _finite_or_text(value)
+    if isinstance(value, bool | str | None):
+        return _text(value) if isinstance(value, str) else value
+    if isinstance(value, int):
+        if not -LARGEST <= value <= LARGEST:
+            raise ValueError(f"{str(value)[:30]} is too large a number; write it as text")
+        return value
+    if depth > DEEPEST:
+        raise ValueError(f"nested deeper than {DEEPEST} levels")
+    if isinstance(value, dict):
+        return {_text(str(key)): _storable(item, depth + 1) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_storable(item, depth + 1) for item in value]
+    if isinstance(value, date):  # YAML reads a plain date as one
+        return value.isoformat()
+    raise ValueError(f"{type(value).__name__} is not a JSON value; write it as text")
+
+
+def _text(value: str) -> str:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{value[:80]!a} holds half a character (a lone surrogate)") from None
+    return value
+
+
+JsonObject = Annotated[dict[str, Any], AfterValidator(_storable)]
+"""Any JSON object that every store and every JSON reader can hold: no huge number, nothing endlessly deep."""
 
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the content, in hex.")]
@@ -70,7 +125,7 @@ class Request(BaseModel):
         message, loc = error["msg"], error["loc"]
         if error["type"] == "extra_forbidden" and len(loc) == 1:
             message = f"unknown key {loc[0]!r}{nearest(str(loc[0]), cls.model_fields)}"
-        kind = PydanticCustomError(cast(LiteralString, error["type"]), "{message}", {"message": message})
+        kind = PydanticCustomError(error["type"], "{message}", {"message": message})
         return InitErrorDetails(type=kind, loc=loc, input=error["input"])
 
 

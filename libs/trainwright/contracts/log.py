@@ -1,11 +1,11 @@
 """Log records of runs."""
 
 from enum import StrEnum
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from pydantic import Field
 
-from trainwright.contracts.base import Contract, Event, Timestamp
+from trainwright.contracts.base import Contract, Event, JsonObject, Timestamp
 
 
 class LogLevel(StrEnum):
@@ -33,7 +33,7 @@ class LogRecord(Contract):
     time: Timestamp
     level: LogLevel
     message: str
-    extra: dict[str, Any] = {}
+    extra: JsonObject = {}
 
 
 class LogBatch(Event):
@@ -60,7 +60,7 @@ class LogEntry(Contract):
     time: Timestamp
     level: LogLevel
     message: str
-    extra: dict[str, Any] = Field(description="`attempt`, `stream`, and what the record carried.")
+    extra: JsonObject = Field(description="`attempt`, `stream`, and what the record carried.")
 
 
 class LogPage(Contract):

@@ -4,7 +4,7 @@ from typing import ClassVar, NamedTuple
 
 from pydantic import Field
 
-from trainwright.contracts.base import Contract, Event
+from trainwright.contracts.base import Contract, Event, Number
 
 
 class MetricPoint(NamedTuple):
@@ -13,7 +13,7 @@ class MetricPoint(NamedTuple):
     seq: int
     time: float
     step: int
-    values: dict[str, float]
+    values: dict[str, Number]
 
 
 class MetricBatch(Event):
@@ -38,12 +38,12 @@ class MetricSeries(Contract):
 
     task_id: str
     name: str
-    points: list[tuple[int, float]]
+    points: list[tuple[int, Number]]
 
 
 class MetricOverview(Contract):
     """`GET /tasks/{id}/metrics`."""
 
     task_id: str
-    latest: dict[str, float]
+    latest: dict[str, Number]
     names: list[str]

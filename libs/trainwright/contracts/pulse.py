@@ -4,7 +4,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from trainwright.contracts.base import Event, Guard, Newer, Timestamp
+from trainwright.contracts.base import Event, Guard, Newer, Number, Timestamp
 from trainwright.contracts.resource import ResourceUsage
 from trainwright.contracts.task import TaskPhase
 from trainwright.contracts.worker import AttemptRef
@@ -37,7 +37,7 @@ class AttemptProgressed(Event):
     phase: TaskPhase
     step: int = 0
     total_steps: int | None = None
-    latest_metrics: dict[str, float] = {}
+    latest_metrics: dict[str, Number] = {}
     usage: ResourceUsage = ResourceUsage()
     eta_seconds: float | None = None
 

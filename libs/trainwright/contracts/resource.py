@@ -1,14 +1,17 @@
 """Resources that a task asks for and that a worker has."""
 
 import re
+from decimal import Decimal
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, WithJsonSchema
 
-from trainwright.contracts.base import Contract, Request
+from trainwright.contracts.base import LARGEST, Contract, Request
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _UNITS |= {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
+
+AMOUNT = r"\s*([0-9]+(?:\.[0-9]+)?)\s*([KMGT]i?)?B?\s*"
 
 
 def parse_bytes(value: Any) -> Any:
@@ -19,13 +22,24 @@ def parse_bytes(value: Any) -> Any:
     """
     if not isinstance(value, str):
         return value
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]i?)?B?\s*", value)
+    match = re.fullmatch(AMOUNT, value)
     if match is None:
         raise ValueError(f"{value!r} is not a memory amount; write bytes or e.g. '512Mi', '16Gi'")
-    return int(float(match[1]) * _UNITS[match[2] or ""])
+    return int(Decimal(match[1]) * _UNITS[match[2] or ""])
 
 
-Bytes = Annotated[int, BeforeValidator(parse_bytes), Field(ge=0, description="Bytes, or text such as '16Gi'.")]
+Bytes = Annotated[
+    int,
+    BeforeValidator(parse_bytes),
+    Field(ge=0, le=LARGEST, description="Bytes, or text such as '16Gi'."),
+    WithJsonSchema(
+        {
+            "anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "pattern": f"^{AMOUNT}$"}],
+            "description": "Bytes, or text such as '16Gi'.",
+        },
+        mode="validation",
+    ),
+]
 
 
 class ResourceRequirements(Request):

@@ -1,11 +1,11 @@
 """Results: model versions and reports."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from pydantic import Field
 
 from trainwright.contracts.attempt import BundleFile
-from trainwright.contracts.base import Contract, Event, Guard, Newer, Sha256, Timestamp
+from trainwright.contracts.base import Contract, Event, Guard, JsonObject, Newer, Sha256, Timestamp
 
 
 class ModelVersion(Contract):
@@ -22,7 +22,7 @@ class ModelVersion(Contract):
     description: str = ""
     bundle: Sha256
     files: dict[str, BundleFile] = {}
-    metrics: dict[str, Any] = {}
+    metrics: JsonObject = {}
     report: Sha256 | None = Field(None, description="The HTML report, once rendered.")
     created_at: Timestamp
 

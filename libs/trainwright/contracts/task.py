@@ -1,12 +1,24 @@
 """Tasks: the document that people submit, the document that the task service owns, and its events."""
 
 from enum import StrEnum
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from trainwright.contracts.attempt import Failure
-from trainwright.contracts.base import Contract, Event, Guard, Name, Newer, Request, Sha256, Timestamp
+from trainwright.contracts.base import (
+    LARGEST,
+    Contract,
+    Event,
+    Guard,
+    JsonObject,
+    Name,
+    Newer,
+    Number,
+    Request,
+    Sha256,
+    Timestamp,
+)
 from trainwright.contracts.resource import ResourceRequirements, ResourceUsage
 
 Labels = Annotated[dict[Name, Annotated[str, Field(max_length=200)]], Field(max_length=64)]
@@ -46,12 +58,26 @@ class StopKind(StrEnum):
     PREEMPT = "preempt"
 
 
+def _inside(path: str) -> str:
+    parts = path.split("/")
+    if {"", ".", ".."} & set(parts) or "\\" in path or any(ord(character) < 32 for character in path):
+        raise ValueError(f"{path[:80]!r} is not a relative path inside the run's folder, such as 'data/sales.csv'")
+    return path
+
+
+RelativePath = Annotated[
+    str,
+    Field(min_length=1, max_length=500, description="Relative path inside the run's folder, `/` between parts."),
+    AfterValidator(_inside),
+]
+
+
 class FileRef(Request):
     """A file of a task: where it lies in the run's folder, and the content uploaded to ``/files``."""
 
-    path: Name = Field(description="Relative path inside the run's folder.")
+    path: RelativePath
     sha256: Sha256
-    size: int = Field(ge=0, description="Bytes.")
+    size: int = Field(ge=0, le=LARGEST, description="Bytes.")
 
 
 class TaskConfig(Request):
@@ -59,8 +85,8 @@ class TaskConfig(Request):
 
     name: Name | None = Field(None, description="A name for people; the recipe's name when left out.")
     recipe: Name = Field(description="Key of a recipe: `forecast`, `script`, or one that is installed.")
-    parameters: dict[str, Any] = Field(default={}, description="The recipe's parameters.")
-    data: dict[str, Any] | None = Field(None, description="The data set: a path and what its columns mean.")
+    parameters: JsonObject = Field(default={}, description="The recipe's parameters.")
+    data: JsonObject | None = Field(None, description="The data set: a path and what its columns mean.")
     files: list[FileRef] = Field(default=[], max_length=5000, description="Uploaded files, by content hash.")
     resource_requirements: ResourceRequirements = ResourceRequirements()
     priority: int = Field(0, ge=-1000, le=1000, description="Higher goes first.")
@@ -203,7 +229,7 @@ class TaskView(TaskDocument):
     """`GET /tasks/{id}`: the document with what the run last reported."""
 
     progress: Progress = Progress()
-    latest_metrics: dict[str, float] = {}
+    latest_metrics: dict[str, Number] = {}
     resource_usage: ResourceUsage = ResourceUsage()
     eta_seconds: float | None = Field(None, description="Time left by the run's own pace.")
     attempts: list[AttemptSummary] = []

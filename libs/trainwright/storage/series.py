@@ -21,14 +21,15 @@ class AttemptState:
     """What is known of an attempt.
 
     ``since`` is where in the sequence it was first heard of, ``resume_step`` the step that it started from (None
-    until it starts), ``resumed_at`` where in the sequence that was learnt, ``late`` how many of its points came in
-    after a later attempt was known.
+    until it starts), ``resumed_at`` where in the sequence that was learnt, ``last_step`` the highest step that it has
+    logged, ``late`` how many of its points came in after a later attempt was known.
     """
 
     attempt: int
     since: int
     resume_step: int | None = None
     resumed_at: int | None = None
+    last_step: int | None = None
     late: int = 0
 
 

@@ -21,7 +21,7 @@ CREATE TABLE IF NOT EXISTS series_clock (one INTEGER PRIMARY KEY CHECK (one = 1)
 INSERT OR IGNORE INTO series_clock VALUES (1, 0);
 CREATE TABLE IF NOT EXISTS series_attempts (
   task_id TEXT, attempt INTEGER, since INTEGER NOT NULL, mark INTEGER, resume_step INTEGER, resumed_at INTEGER,
-  late INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (task_id, attempt)) WITHOUT ROWID;
+  last_step INTEGER, late INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (task_id, attempt)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS series (
   id INTEGER PRIMARY KEY, task_id TEXT NOT NULL, name TEXT NOT NULL, attempt INTEGER NOT NULL,
   first_step INTEGER NOT NULL, last_seq INTEGER NOT NULL, UNIQUE (task_id, name, attempt));
@@ -89,8 +89,9 @@ class SqliteSeries:
             ],
         )
         connection.execute(
-            "UPDATE series_attempts SET mark = ?, late = late + ? WHERE task_id = ? AND attempt = ?",
-            (fresh[-1].seq, len(fresh) if attempt < newest else 0, task_id, attempt),
+            "UPDATE series_attempts SET mark = ?1, last_step = max(coalesce(last_step, ?2), ?2), late = late + ?3"
+            " WHERE task_id = ?4 AND attempt = ?5",
+            (fresh[-1].seq, max(p.step for p in fresh), len(fresh) if attempt < newest else 0, task_id, attempt),
         )
         return len(fresh)
 
@@ -188,7 +189,7 @@ def _head(connection: sqlite3.Connection) -> int:
 
 def _attempts(connection: sqlite3.Connection, task_id: str) -> list[AttemptState]:
     sql = (
-        "SELECT attempt, since, resume_step, resumed_at, late FROM series_attempts"
+        "SELECT attempt, since, resume_step, resumed_at, last_step, late FROM series_attempts"
         " WHERE task_id = ? ORDER BY attempt"
     )
     return [AttemptState(*row) for row in connection.execute(sql, (task_id,))]

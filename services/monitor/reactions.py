@@ -1,0 +1,30 @@
+"""What the monitor reacts to."""
+
+from services.monitor.handlers import Handlers
+from trainwright.contracts import attempt, metric, queue, task, topics
+from trainwright.runtime.apply import Reactions
+
+
+def reactions(handlers: Handlers) -> Reactions:
+    """Return the table: topic, event, handler."""
+    return {
+        topics.METRIC: {
+            metric.MetricBatch: handlers.on_metric_batch,
+        },
+        topics.ATTEMPT: {
+            attempt.AttemptStarted: handlers.on_attempt,
+            attempt.AttemptEnded: handlers.on_attempt,
+        },
+        topics.QUEUE: {
+            queue.PlacementAssigned: handlers.on_placement,
+            queue.PlacementReleased: handlers.on_placement,
+            queue.WorkerLost: handlers.on_placement,
+        },
+        topics.TASK: {
+            task.TaskCreated: handlers.on_task,
+            task.TaskReady: handlers.on_task,
+            task.TaskStopRequested: handlers.on_task,
+            task.TaskRetryScheduled: handlers.on_task,
+            task.TaskStatusChanged: handlers.on_task,
+        },
+    }

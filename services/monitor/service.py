@@ -1,0 +1,21 @@
+"""Composition of the monitor."""
+
+from services.monitor.handlers import Handlers
+from services.monitor.reactions import reactions
+from services.monitor.routes import build_router
+from services.monitor.settings import MonitorSettings
+from services.monitor.store import TASKS
+from trainwright.runtime.service import Runtime, Service
+from trainwright.storage.sqlite_series import SCHEMA, SqliteSeries
+
+
+def build_service(runtime: Runtime) -> Service:
+    """Return the monitor."""
+    store = runtime.store("monitor", (TASKS,), SCHEMA)
+    series = SqliteSeries(store)
+    return Service(
+        name="monitor",
+        store=store,
+        reactions=reactions(Handlers(series)),
+        router=build_router(store, series, MonitorSettings(), runtime.clock),
+    )

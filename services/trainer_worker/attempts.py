@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 
 from services.trainer_worker import spawn, store
-from services.trainer_worker.domain import Attempt, AttemptState, Stop
+from services.trainer_worker.domain import Attempt, AttemptState, Stop, StopCause
 from services.trainer_worker.lead import Lead, Workplace
 from trainwright.contracts.errors import StoreUnavailable
 from trainwright.runtime.clock import Backoff
@@ -35,7 +35,7 @@ class Attempts:
 
         An attempt goes on if its shim lives or has written the ending, or if only the report is missing.
         """
-        adopted = []
+        adopted: list[Attempt] = []
         for attempt in await store.live_attempts(self._place.documents):
             directory = self._place.folder / attempt.key
             ended = attempt.state is AttemptState.ENDED or (directory / layout.EXIT).exists()
@@ -43,6 +43,7 @@ class Attempts:
                 adopted.append(attempt)
             else:
                 await self._give_up(attempt, directory)
+        self._end_strangers({attempt.key for attempt in adopted})
         return adopted
 
     async def run(self) -> None:
@@ -117,6 +118,14 @@ class Attempts:
             now = self._place.clock.now()
             changes = {"state": AttemptState.LOST, "reported_at": now}
             await store.put_attempt(tx, attempt.model_copy(update=changes))
+
+    def _end_strangers(self, known: set[str]) -> None:
+        """End runs whose folders are here but of which the store knows nothing: it was lost, or restored."""
+        folders = list(self._place.folder.iterdir()) if self._place.folder.is_dir() else []
+        for directory in folders:
+            if directory.name not in known and spawn.has_shim(directory):
+                logger.warning("%s runs here but is not known; it is ended", directory.name)
+                spawn.write_control(directory, Stop(kind=StopCause.FENCED, grace_seconds=0))
 
     def _done(self, key: str) -> None:
         task = self._tasks.pop(key, None)

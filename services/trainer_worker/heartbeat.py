@@ -78,12 +78,11 @@ class Pulses:
 
     def _send(self, key: str) -> None:
         self._unsent.discard(key)
-        lead = self._attempts.leads.get(key)
-        if lead is None:
+        lead, read = self._attempts.leads.get(key), self._place.publisher.read(key)
+        if lead is None or read is None:
             return
         self._sent_at[key] = self._place.clock.monotonic()
         self._seq += 1
-        read = self._place.publisher.read(key)
         progress = AttemptProgressed(
             task_id=lead.attempt.task_id,
             attempt=lead.attempt.attempt,

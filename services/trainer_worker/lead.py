@@ -18,6 +18,7 @@ from services.trainer_worker.bundles import store_bundle
 from services.trainer_worker.domain import (
     Attempt,
     AttemptState,
+    Read,
     Verdict,
     document,
     ending_of,
@@ -238,7 +239,7 @@ class Lead:
     async def _change(self, kind: type[AttemptStarted] | type[AttemptEnded] | None, **changes: Any) -> None:
         """Keep a change of the attempt and the event that says it, in one transaction."""
         place = self._place
-        read = place.publisher.read(self.attempt.key)
+        read = place.publisher.read(self.attempt.key) or Read()
         async with place.documents.transaction() as tx:
             fresh = await store.attempt_of(tx, self.attempt.key) or self.attempt
             changed = fresh.model_copy(update=changes)

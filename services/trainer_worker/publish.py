@@ -64,9 +64,10 @@ class Publisher:
         if (tail := self._tails.pop(key, None)) is not None:
             tail.close()
 
-    def read(self, key: str) -> Read:
-        """Return how far an attempt has been published."""
-        return self._tails[key].read
+    def read(self, key: str) -> Read | None:
+        """Return how far an attempt has been published; None when it is not followed (any more)."""
+        tail = self._tails.get(key)
+        return tail.read if tail is not None else None
 
     async def run(self) -> None:
         """Publish until cancelled, over every loss of Kafka or the store."""

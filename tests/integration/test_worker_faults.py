@@ -237,3 +237,17 @@ async def test_without_kafka_the_agent_still_leaves_in_time_and_the_next_one_say
         worker = await agent.start()
         assert worker.adopted == [AttemptRef(task_id=task, attempt=1)]
         assert (await agent.until_ended(task)).attempt.outcome is Outcome.INTERRUPTED
+
+
+async def test_a_run_that_the_store_has_forgotten_is_ended(agent: Agent) -> None:
+    before = await agent.start()
+    task = new_task()
+    await agent.run(task, STEPS.format(steps=100_000, pause=0.02))
+    pid = await pid_of(agent, task)
+    agent.kill()
+    for path in agent.home.glob("worker.*"):
+        path.unlink()
+    agent.started = 0
+    worker = await agent.start()
+    assert worker.worker_id != before.worker_id
+    await eventually(lambda: not is_alive(pid), within=10, what="the end of a run that nobody knows")

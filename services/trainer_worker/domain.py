@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import Any
 
 from trainwright.contracts.attempt import AttemptDocument, Failure, FailureClass, Outcome
-from trainwright.contracts.base import Contract, Sha256, Timestamp
+from trainwright.contracts.base import Contract, Number, Sha256, Timestamp
 from trainwright.contracts.resource import Slots
 from trainwright.contracts.task import StopKind, TaskConfig
 from trainwright.contracts.worker import AttemptRef
@@ -96,7 +96,7 @@ class Read(Contract):
     points: int = 0
     step: int | None = None
     total_steps: int | None = None
-    latest: dict[str, float] = {}
+    latest: dict[str, Number] = {}
     first_time: float | None = None
     first_step: int = 0
     last_time: float | None = None

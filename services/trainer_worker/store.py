@@ -3,8 +3,6 @@
 from datetime import datetime
 from typing import Any
 
-import orjson
-
 from services.trainer_worker.domain import LIVE, Attempt, AttemptState, Read
 from trainwright.contracts.base import iso
 from trainwright.contracts.worker import WorkerDocument
@@ -70,8 +68,7 @@ async def read_of(reader: Reader, key: str) -> Read:
 
 async def put_read(tx: Transaction, key: str, read: Read) -> None:
     """Keep how far an attempt's files have been published."""
-    # Through JSON text: only there are NaN and infinities strings that can be read again.
-    await tx.put(READS.name, key, orjson.loads(read.model_dump_json()))
+    await tx.put(READS.name, key, read.model_dump(mode="json"))
 
 
 async def worker_of(reader: Reader) -> WorkerDocument | None:

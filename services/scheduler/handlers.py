@@ -36,6 +36,7 @@ from trainwright.contracts.queue import (
 from trainwright.contracts.task import FINAL, StopKind, TaskDocument, TaskEvent
 from trainwright.contracts.worker import AttemptRef, WorkerEvent
 from trainwright.runtime.clock import Clock
+from trainwright.runtime.envelope import TRACE
 from trainwright.storage.document import Transaction
 
 QUEUED, ASSIGNED, RELEASED = PlacementState.QUEUED, PlacementState.ASSIGNED, PlacementState.RELEASED
@@ -54,7 +55,7 @@ class Handlers:
         """Queue a task that wants a place; stop the run of one that must not go on."""
         task = event.task
         entry = await find_entry(tx, task.task_id) or _new_entry(task, clock)
-        entry = replace(entry, task=task)
+        entry = replace(entry, task=task, traceparent=TRACE.get())
         events: list[Event] = []
         placement = entry.placement
         seen = task.attempt >= placement.attempt  # else the task has not heard of its newest placement yet

@@ -171,7 +171,8 @@ class Passes:
         return "its worker does not know it" if age > self.settings.unknown_after else None
 
     async def _emit(self, tx: Transaction, events: list[Event], entry: Entry) -> None:
-        cause = Cause(derived_id("scheduler", entry.task.task_id, entry.placement.version))
+        id = derived_id("scheduler", entry.task.task_id, entry.placement.version)
+        cause = Cause(id, entry.traceparent)
         await emit(tx, events, source="scheduler", cause=cause, clock=self.clock)
 
 

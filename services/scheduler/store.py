@@ -29,6 +29,8 @@ class Entry:
     assigned_at: datetime | None = None
     told: str = ""
     """The reason for waiting that was last told."""
+    traceparent: str | None = None
+    """The trace of the event that last changed the task; what a pass decides goes on in it."""
 
     def moved(self, now: datetime, **fields: Any) -> "Entry":
         """Return this entry with the placement's next version."""
@@ -58,6 +60,7 @@ async def save_entry(tx: Transaction, entry: Entry) -> None:
         "placement": placement.model_dump(mode="json"),
         "assigned_at": entry.assigned_at,
         "told": entry.told,
+        "traceparent": entry.traceparent,
         "state": placement.state,
         "order": queue_order(entry.task) if placement.state is PlacementState.QUEUED else None,
         "worker_id": placement.worker_id if placement.state is PlacementState.ASSIGNED else None,
@@ -103,6 +106,7 @@ def _entry(found: dict[str, Any]) -> Entry:
         placement=Placement.model_validate(found["placement"]),
         assigned_at=datetime.fromisoformat(at) if at else None,
         told=found["told"],
+        traceparent=found["traceparent"],
     )
 
 

@@ -19,7 +19,7 @@ from trainwright.contracts.dead import DeadLetter, DeadLettered
 from trainwright.contracts.errors import StoreUnavailable
 from trainwright.contracts.topics import EVENT_TYPES, PULSE, Topic
 from trainwright.runtime.clock import Clock, derived_id
-from trainwright.runtime.envelope import Cause, Envelope, Poison, Record, from_headers
+from trainwright.runtime.envelope import TRACE, Cause, Envelope, Poison, Record, from_headers
 from trainwright.runtime.outbox import Emitted, emit
 from trainwright.storage.document import Collection, DocumentStore, Transaction
 
@@ -113,6 +113,7 @@ async def _apply_one(record: Record, inbound: Inbound, tx: Transaction) -> None:
     handler = inbound.handlers.get(type(event)) if event is not None else None
     if event is None or handler is None or not await is_news(event, tx, inbound.topic.name):
         return
+    TRACE.set(envelope.traceparent)
     emitted = await handler(event, tx=tx, clock=inbound.clock)
     await emit(tx, emitted, source=inbound.service, cause=envelope.cause, clock=inbound.clock)
 

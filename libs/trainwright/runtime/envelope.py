@@ -2,11 +2,15 @@
 
 import uuid
 from collections.abc import Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
 from trainwright.contracts.base import Event, iso
+
+TRACE: ContextVar[str | None] = ContextVar("traceparent", default=None)
+"""The trace of the record that is being applied, for handlers whose answer follows later than their return."""
 
 
 class Poison(Exception):

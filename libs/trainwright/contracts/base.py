@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self, get_args
 
 from pydantic import (
     AfterValidator,
@@ -127,6 +127,26 @@ class Request(BaseModel):
             message = f"unknown key {loc[0]!r}{nearest(str(loc[0]), cls.model_fields)}"
         kind = PydanticCustomError(error["type"], "{message}", {"message": message})
         return InitErrorDetails(type=kind, loc=loc, input=error["input"])
+
+
+def known_only(model: type[Request], data: Any) -> Any:
+    """Return what was sent without the fields that this version of a request does not know.
+
+    For requests inside events: who reads them must not stumble over what a later version added.
+    """
+    if not isinstance(data, dict):
+        return data
+    fields = model.model_fields
+    return {key: _known_value(fields[key].annotation, item) for key, item in data.items() if key in fields}
+
+
+def _known_value(annotation: Any, value: Any) -> Any:
+    for kind in (annotation, *get_args(annotation)):
+        if isinstance(kind, type) and issubclass(kind, Request):
+            return (
+                [known_only(kind, item) for item in value] if isinstance(value, list) else known_only(kind, value)
+            )
+    return value
 
 
 @dataclass(frozen=True, slots=True)

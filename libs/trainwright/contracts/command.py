@@ -6,7 +6,7 @@ from pydantic import Field
 
 from trainwright.contracts.base import Event, Guard, Once, Timestamp
 from trainwright.contracts.resource import Slots
-from trainwright.contracts.task import StopKind, TaskConfig
+from trainwright.contracts.task import ReceivedConfig, StopKind
 
 
 class Command(Event):
@@ -37,7 +37,7 @@ class RunAttempt(Command):
     """Run an attempt on the slots named."""
 
     name: str
-    config: TaskConfig
+    config: ReceivedConfig
     slots: Slots
 
 

@@ -1,9 +1,10 @@
 """Tasks: the document that people submit, the document that the task service owns, and its events."""
 
 from enum import StrEnum
+from functools import partial
 from typing import Annotated, ClassVar
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from trainwright.contracts.attempt import Failure
 from trainwright.contracts.base import (
@@ -18,6 +19,7 @@ from trainwright.contracts.base import (
     Request,
     Sha256,
     Timestamp,
+    known_only,
 )
 from trainwright.contracts.resource import ResourceRequirements, ResourceUsage
 
@@ -95,6 +97,10 @@ class TaskConfig(Request):
     max_retries: int = Field(0, ge=0, le=100, description="Attempts after the first one's own failure.")
 
 
+ReceivedConfig = Annotated[TaskConfig, BeforeValidator(partial(known_only, TaskConfig))]
+"""A task document inside an event: it was accepted when it was sent, perhaps by a later version than this."""
+
+
 class Progress(Contract):
     """How far the newest attempt has come, as the trainer itself reported it."""
 
@@ -109,7 +115,7 @@ class TaskDocument(Contract):
     task_id: str
     version: int
     name: str
-    config: TaskConfig
+    config: ReceivedConfig
     status: TaskStatus
     phase: TaskPhase
     reason: str = ""

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
+from aiokafka.errors import KafkaError
 from aiokafka.partitioner import DefaultPartitioner
 
 from services.trainer_worker import store
@@ -22,6 +23,7 @@ from trainwright.runtime.kafka import REQUEST_TIMEOUT_MS, UNREACHABLE, Kafka, st
 logger = logging.getLogger(__name__)
 
 POLL_MS = 1000
+QUIET_SECONDS = 30.0
 POLL_RECORDS = 500
 
 
@@ -64,10 +66,16 @@ class CommandReader:
             await self._seek(consumer, partition, cluster)
             await self._read_to_end(consumer, partition, cluster)
             backoff.reset()
+            heard = self._clock.monotonic()
             while True:
                 self._act()
                 polled = await consumer.getmany(timeout_ms=POLL_MS, max_records=POLL_RECORDS)
                 await self._keep(polled, partition, cluster)
+                if not polled and self._clock.monotonic() - heard > QUIET_SECONDS:
+                    await self._check_not_stuck(consumer, partition)
+                elif not polled:
+                    continue
+                heard = self._clock.monotonic()
         finally:
             await stop_bounded(consumer)
 
@@ -93,6 +101,16 @@ class CommandReader:
         while await asyncio.wait_for(consumer.position(partition), REQUEST_TIMEOUT_MS / 1000) < end:
             polled = await consumer.getmany(timeout_ms=POLL_MS, max_records=POLL_RECORDS)
             await self._keep(polled, partition, cluster)
+
+    async def _check_not_stuck(self, consumer: AIOKafkaConsumer, partition: TopicPartition) -> None:
+        """Have the client rebuilt when it hears nothing although it is not at the log's end.
+
+        Seen after broker restarts; and when the log was lost, it ends before our position.
+        """
+        position = await asyncio.wait_for(consumer.position(partition), REQUEST_TIMEOUT_MS / 1000)
+        end = (await self._ends(consumer, partition))[partition]
+        if end != position:
+            raise KafkaError(f"no command for {QUIET_SECONDS:.0f} s at {position}, although the log ends at {end}")
 
     async def _ends(self, consumer: AIOKafkaConsumer, partition: TopicPartition) -> dict[TopicPartition, int]:
         ends = consumer.end_offsets([partition])

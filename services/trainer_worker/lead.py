@@ -140,8 +140,9 @@ class Lead:
             for file in self.attempt.config.files:
                 name = file.path
                 await self._place.blobs.read_file(file.sha256, spawn.safe_target(work, name))
-            spawn.check_data_root(self.attempt.config.data, work, self._place.settings.data_roots)
-            spawn.write_spec(self.directory, self.attempt, self._place.agent_lock)
+            settings = self._place.settings
+            spawn.check_data_root(self.attempt.config.data, work, settings.data_roots)
+            spawn.write_spec(self.directory, self.attempt, self._place.agent_lock, settings.orphan_seconds)
         except NotFound as error:
             return Failure(
                 failure_class=FailureClass.DATA_ERROR, message=f"file {name}: {error.detail}", file=name

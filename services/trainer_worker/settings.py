@@ -19,4 +19,5 @@ class WorkerSettings(BaseSettings):
     data_roots: list[Path] = Field([], description="Folders that absolute data paths must lie in; any if empty.")
     heartbeat_seconds: float = Field(2.0, gt=0)
     stop_grace_seconds: float = Field(4.0, ge=0, description="Time for runs to end when the worker is stopped.")
+    orphan_seconds: float = Field(30.0, gt=0, description="How long runs wait for an agent to come back.")
     keep_hours: float = Field(24.0, ge=0, description="How long files of ended attempts are kept.")

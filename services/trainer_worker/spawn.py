@@ -27,7 +27,7 @@ def prepare_folder(directory: Path) -> Path:
     return work
 
 
-def write_spec(directory: Path, attempt: Attempt, agent_lock: Path) -> None:
+def write_spec(directory: Path, attempt: Attempt, agent_lock: Path, orphan_seconds: float) -> None:
     """Write what the shim and the child read.
 
     Raises:
@@ -45,6 +45,7 @@ def write_spec(directory: Path, attempt: Attempt, agent_lock: Path) -> None:
             "argv": argv,
             "cwd": layout.WORK,
             "agent_lock": str(agent_lock),
+            "orphan_seconds": orphan_seconds,
             "task_id": attempt.task_id,
             "attempt": attempt.attempt,
             "name": attempt.name,

@@ -251,3 +251,19 @@ async def test_a_run_that_the_store_has_forgotten_is_ended(agent: Agent) -> None
     worker = await agent.start()
     assert worker.worker_id != before.worker_id
     await eventually(lambda: not is_alive(pid), within=10, what="the end of a run that nobody knows")
+
+
+async def test_a_run_that_waited_too_long_for_an_agent_has_ended_and_is_to_run_again(agent: Agent) -> None:
+    await agent.start(TRAINWRIGHT_WORKER_ORPHAN_SECONDS="1")
+    task = new_task()
+    await agent.run(task, STEPS.format(steps=100_000, pause=0.02))
+    pid = await pid_of(agent, task)
+    agent.kill()
+    await eventually((agent.directory(task) / layout.EXIT).exists, within=20, what="its end")
+    assert not is_alive(pid)
+    await agent.start()
+    ended = (await agent.until_ended(task)).attempt
+    assert ended.outcome is Outcome.INTERRUPTED
+    assert ended.failure is not None
+    assert ended.failure.failure_class is FailureClass.WORKER_LOST
+    assert ended.final_step == len(agent.points(task))

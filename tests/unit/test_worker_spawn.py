@@ -72,7 +72,7 @@ def test_a_specification_names_what_runs(tmp_path: Path) -> None:
     work = spawn.prepare_folder(tmp_path)
     (work / "train.py").touch()
     attempt = attempt_of(parameters={"path": "train.py", "args": ["-v"], "rate": 0.1})
-    spawn.write_spec(tmp_path, attempt, tmp_path / "agent.lock")
+    spawn.write_spec(tmp_path, attempt, tmp_path / "agent.lock", 30)
     spec = layout.read_json(tmp_path / layout.SPEC)
     assert spec is not None
     assert spec["argv"] == [sys.executable, "-u", "train.py", "-v"]

@@ -70,10 +70,11 @@ class CommandReader:
             while True:
                 self._act()
                 polled = await consumer.getmany(timeout_ms=POLL_MS, max_records=POLL_RECORDS)
-                await self._keep(polled, partition, cluster)
-                if not polled and self._clock.monotonic() - heard > QUIET_SECONDS:
+                if polled:
+                    await self._keep(polled, partition, cluster)
+                elif self._clock.monotonic() - heard > QUIET_SECONDS:
                     await self._check_not_stuck(consumer, partition)
-                elif not polled:
+                else:
                     continue
                 heard = self._clock.monotonic()
         finally:

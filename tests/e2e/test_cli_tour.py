@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -12,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e.platform_up import platform
+
 ROOT = Path(__file__).resolve().parents[2]
-FIT = ROOT / "examples" / "fit_line.py"
+FIT = ROOT / "examples" / "scripts" / "fit_line.py"
 SLOW = "import time, trainwright\nrun = trainwright.init()\nprint('begun', flush=True)\n"
 SLOW += "for step in range(1, 1000):\n    run.log(step, {'loss': 1 / step}, total_steps=1000)\n"
 SLOW += "    if run.should_stop():\n        break\n    time.sleep(0.1)\n"
@@ -56,22 +57,10 @@ class Shell:
         return [json.loads(line) for line in out.splitlines()]
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 @pytest.fixture(scope="module", name="shell")
 def _shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
-    shell = Shell(tmp_path_factory.mktemp("work"), tmp_path_factory.mktemp("home"))
-    shell("up", "--detach", "--port", str(free_port()))
-    try:
-        yield shell
-    finally:
-        shell("down")
-        assert json.loads(shell("status", "--json"))["processes"] == []
+    with platform(tmp_path_factory.mktemp("home")) as up:
+        yield Shell(tmp_path_factory.mktemp("work"), up.home)
 
 
 def write_task(folder: Path, name: str, script: str) -> Path:

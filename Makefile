@@ -7,7 +7,7 @@ requirements := deploy/requirements
 installer := $(requirements)/install.sh
 python := .venv/bin/python
 trainwright := .venv/bin/trainwright
-code := libs services tests
+code := libs services tests examples
 export PYTHON
 
 .PHONY: help
@@ -53,7 +53,7 @@ test: .venv/.dev ## Run all tests, with a real Kafka started by the fixtures
 check: .venv/.dev ## Format, lint, types, import rules, house rules
 	@$(python) -m ruff format --check $(code)
 	@$(python) -m ruff check $(code)
-	@$(python) -m mypy $(code)
+	@$(python) -m mypy libs services tests
 	@.venv/bin/lint-imports --no-logo
 	@$(python) -m pytest -q tests/house
 
@@ -61,6 +61,19 @@ check: .venv/.dev ## Format, lint, types, import rules, house rules
 format: .venv/.dev ## Rewrite the code in the house format
 	@$(python) -m ruff format $(code)
 	@$(python) -m ruff check --fix $(code)
+
+.PHONY: contracts
+contracts: .venv/.setup ## Write schemas and asyncapi.json anew; refuses a change that would break readers
+	@$(python) -m trainwright.contracts.schemas docs/contracts
+
+.PHONY: bench
+bench: .venv/.dev ## Measure the platform's figures on this machine, some minutes
+	@$(python) tests/bench/bench_run_log.py
+	@$(python) -m tests.bench.bench_platform
+
+.PHONY: faults
+faults: .venv/.dev ## Kill everything at random while 200 tasks run, some minutes; `make test` has the short form
+	@$(python) -m tests.faults.kill_everything
 
 .PHONY: lock
 lock: .venv/.setup ## Pin the requirement files anew from pyproject.toml (UPGRADE=1 moves versions)

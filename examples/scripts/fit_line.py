@@ -1,6 +1,6 @@
 """Fit a line to noisy points by gradient descent: a whole training without torch, in a few seconds.
 
-Alone: `python examples/scripts/fit_line.py`; as a task: `trainwright run examples/scripts/fit_line.py -- --steps 200`.
+Alone: `python examples/scripts/fit_line.py`; as a task: `trainwright run examples/scripts/fit_line.py`.
 """
 
 import argparse

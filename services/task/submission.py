@@ -25,7 +25,7 @@ async def resolve(request: CreateTask, *, blobs: BlobStore, settings: TaskSettin
     parameters, wrong = recipes.check(config.recipe, config.parameters, config.data)
     problems = [FieldError(path=f"config.{path}", message=message) for path, message in wrong]
     config = config.model_copy(update={"parameters": parameters, "name": config.name or config.recipe})
-    problems += _bad_names(config.files)
+    problems += _named_twice(config.files)
     problems += await _missing(config.files, blobs)
     if not problems:
         config, problems = await _with_script(config, blobs, settings)
@@ -40,17 +40,13 @@ async def resolve(request: CreateTask, *, blobs: BlobStore, settings: TaskSettin
     return config
 
 
-def _bad_names(files: list[FileRef]) -> list[FieldError]:
-    problems, seen = [], set()
-    for number, file in enumerate(files):
-        path = PurePosixPath(file.path)
-        where = f"config.files.{number}.path"
-        if path.is_absolute() or ".." in path.parts or "\\" in file.path or "\0" in file.path:
-            problems.append(FieldError(path=where, message=f"{file.path!r} must stay inside the run's folder"))
-        if str(path) in seen:
-            problems.append(FieldError(path=where, message=f"{file.path!r} is named twice"))
-        seen.add(str(path))
-    return problems
+def _named_twice(files: list[FileRef]) -> list[FieldError]:
+    paths = [file.path for file in files]
+    return [
+        FieldError(path=f"config.files.{number}.path", message=f"{path!r} is named twice")
+        for number, path in enumerate(paths)
+        if path in paths[:number]
+    ]
 
 
 async def _missing(files: list[FileRef], blobs: BlobStore) -> list[FieldError]:

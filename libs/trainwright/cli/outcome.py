@@ -44,12 +44,13 @@ def tell(client: "Client", task: "TaskView") -> None:
         typer.echo(f"{task.task_id} was {task.status}" + (f": {task.reason}" if task.reason else ""))
 
 
-def comparison(metrics: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """Return rows (metric, the model's, the baseline's) of what a model version says about its error."""
+def comparison(metrics: dict[str, Any]) -> tuple[str, list[tuple[str, str, str]]]:
+    """Return the baseline's name and rows (metric, the model's value, the baseline's)."""
     baseline = metrics.get("baseline")
     beside = baseline if isinstance(baseline, dict) else {}
     plain = {name: value for name, value in metrics.items() if isinstance(value, int | float)}
-    return [(name, number(value), number(beside[name]) if name in beside else "") for name, value in plain.items()]
+    rows = [(name, number(value), number(beside[name]) if name in beside else "") for name, value in plain.items()]
+    return str(beside.get("name", "")), rows
 
 
 def _tell_result(client: "Client", task: "TaskView") -> None:
@@ -67,19 +68,20 @@ def _tell_result(client: "Client", task: "TaskView") -> None:
 
 
 def show_errors(metrics: dict[str, Any]) -> None:
-    """Show a model version's figures, beside the baseline's where there is one."""
+    """Show a model version's figures, beside the baseline's where there is one, and what they were measured on."""
     from rich.table import Table
 
-    rows = comparison(metrics)
+    baseline, rows = comparison(metrics)
     if not rows:
         return
-    baseline = any(row[2] for row in rows)
     view = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
-    for column in ("metric", "model", "seasonal naive")[: 3 if baseline else 2]:
+    for column in ("metric", "model", baseline)[: 3 if baseline else 2]:
         view.add_column(column, justify="left" if column == "metric" else "right")
     for row in rows:
         view.add_row(*row[: 3 if baseline else 2])
     rich_console().print(view)
+    if isinstance(metrics.get("evaluation"), str):
+        typer.echo(metrics["evaluation"])
 
 
 def _tell_failure(task: "TaskView") -> None:

@@ -41,11 +41,11 @@ async def resolve(request: CreateTask, *, blobs: BlobStore, settings: TaskSettin
 
 
 def _named_twice(files: list[FileRef]) -> list[FieldError]:
-    paths = [file.path for file in files]
+    first = {file.path: number for number, file in reversed(list(enumerate(files)))}
     return [
-        FieldError(path=f"config.files.{number}.path", message=f"{path!r} is named twice")
-        for number, path in enumerate(paths)
-        if path in paths[:number]
+        FieldError(path=f"config.files.{number}.path", message=f"{file.path!r} is named twice")
+        for number, file in enumerate(files)
+        if first[file.path] != number
     ]
 
 

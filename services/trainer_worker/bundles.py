@@ -8,7 +8,7 @@ from services.trainer_worker.domain import Attempt
 from trainwright.contracts.attempt import BundleFile, BundleManifest
 from trainwright.contracts.base import iso
 from trainwright.storage.blob import BlobStore
-from trainwright.training.bundle import bundle_files, write_history, write_metadata
+from trainwright.training.bundle import bundle_files, git_commit, write_history, write_metadata
 
 
 async def store_bundle(directory: Path, attempt: Attempt, worker_id: str, blobs: BlobStore) -> str:
@@ -18,7 +18,7 @@ async def store_bundle(directory: Path, attempt: Attempt, worker_id: str, blobs:
         OSError: A file of the run cannot be read or written.
         StoreUnavailable: The blob store does not answer.
     """
-    metadata = await asyncio.to_thread(_pack, directory, _facts(attempt, worker_id))
+    metadata = await asyncio.to_thread(_pack, directory, attempt, worker_id)
     files = {}
     for name, path in (await asyncio.to_thread(bundle_files, directory)).items():
         blob = await blobs.write_file(path)
@@ -27,9 +27,15 @@ async def store_bundle(directory: Path, attempt: Attempt, worker_id: str, blobs:
     return (await blobs.write_bytes(manifest.model_dump_json().encode())).sha256
 
 
-def _pack(directory: Path, facts: dict[str, Any]) -> dict[str, Any]:
+def _pack(directory: Path, attempt: Attempt, worker_id: str) -> dict[str, Any]:
     write_history(directory)
-    return write_metadata(directory, facts)
+    return write_metadata(directory, _facts(attempt, worker_id))
+
+
+def _commit(attempt: Attempt) -> str | None:
+    """Return the commit of a script that is run where it lies; uploaded files are told by their hashes."""
+    script = Path(str(attempt.config.parameters.get("path") or ""))
+    return git_commit(script.parent) if script.is_absolute() else None
 
 
 def _facts(attempt: Attempt, worker_id: str) -> dict[str, Any]:
@@ -42,6 +48,7 @@ def _facts(attempt: Attempt, worker_id: str) -> dict[str, Any]:
         "config": config,
         "data": attempt.config.data,
         "file_hashes": {file.path: file.sha256 for file in attempt.config.files},
+        "git_commit": _commit(attempt),
         "worker_id": worker_id,
         "slots": attempt.slots.model_dump(mode="json"),
         "started_at": iso(attempt.started_at) if attempt.started_at else None,

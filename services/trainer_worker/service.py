@@ -48,6 +48,7 @@ END_SECONDS = 12.0
 LEAVE_SECONDS = 1.5
 TERM_SECONDS = 3.0
 SWEEP_SECONDS = 3600.0
+FIRST_BEATS = 10
 
 Job = Callable[[], Coroutine[None, None, None]]
 
@@ -98,7 +99,7 @@ class Worker:
             self._relay.run,
             self._publisher.run,
             self._sender.run,
-            lambda: self._every(self._settings.heartbeat_seconds, pulses.beat),
+            lambda: self._beat(pulses),
             lambda: self._every(PROGRESS_SECONDS / 2, pulses.send_late),
             lambda: self._every(SWEEP_SECONDS, lambda: self._sweep(attempts)),
         ]
@@ -203,6 +204,13 @@ class Worker:
             except StoreUnavailable as error:
                 logger.warning("the worker's store does not answer: %s", error)
             await self._clock.sleep(seconds)
+
+    async def _beat(self, pulses: Pulses) -> None:
+        """Beat quickly at first: a heartbeat that overtakes its registration on the log is not listened to."""
+        for _ in range(FIRST_BEATS):
+            await pulses.beat()
+            await self._clock.sleep(self._settings.heartbeat_seconds / FIRST_BEATS)
+        await self._every(self._settings.heartbeat_seconds, pulses.beat)
 
     async def _sweep(self, attempts: Attempts) -> None:
         keep = timedelta(hours=self._settings.keep_hours)

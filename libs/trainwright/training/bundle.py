@@ -36,7 +36,7 @@ def write_metadata(directory: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
     """Write and return `bundle/metadata.json`: `facts`, the environment, and a recipe's own `result`, if
     any.
     """
-    found: dict[str, Any] = {**facts, "environment": environment(directory / layout.WORK)}
+    found: dict[str, Any] = {**facts, "environment": environment()}
     result = layout.read_json(directory / layout.RESULT)
     if result is not None:
         found["result"] = result
@@ -56,14 +56,13 @@ def bundle_files(directory: Path) -> dict[str, Path]:
     }
 
 
-def environment(work: Path) -> dict[str, Any]:
-    """Return what a run needs to be repeated: versions, platform, the work folder's git commit; no secrets."""
+def environment() -> dict[str, Any]:
+    """Return what a run needs to be repeated: versions and platform; no secrets."""
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
         "machine": platform.machine(),
         "packages": {name: version for name in _PACKAGES if (version := _version(name)) is not None},
-        "git_commit": _git_commit(work),
     }
 
 
@@ -120,7 +119,8 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _git_commit(folder: Path) -> str | None:
+def git_commit(folder: Path) -> str | None:
+    """Return the commit that `folder` is checked out at; None outside of a repository, or without git."""
     if not any((parent / ".git").exists() for parent in (folder, *folder.parents)):
         return None
     try:

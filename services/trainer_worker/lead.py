@@ -139,7 +139,7 @@ class Lead:
             work = spawn.prepare_folder(self.directory)
             for file in self.attempt.config.files:
                 name = file.path
-                await self._place.blobs.read_file(file.sha256, spawn.safe_target(work, name))
+                await self._place.blobs.read_file(file.sha256, work / name)
             settings = self._place.settings
             spawn.check_data_root(self.attempt.config.data, work, settings.data_roots)
             spawn.write_spec(self.directory, self.attempt, self._place.agent_lock, settings.orphan_seconds)

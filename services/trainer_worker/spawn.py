@@ -84,18 +84,6 @@ def check_data_root(data: Mapping[str, Any] | None, work: Path, roots: Sequence[
         raise PermissionError(f"data path {data['path']} is outside of this worker's data_roots")
 
 
-def safe_target(work: Path, name: str) -> Path:
-    """Return where a task's file goes.
-
-    Raises:
-        ValueError: The name leads out of the work folder.
-    """
-    parts = Path(name).parts
-    if Path(name).is_absolute() or ".." in parts or not parts:
-        raise ValueError(f"the file name {name!r} leads out of the run's folder")
-    return work / name
-
-
 def child_environment(directory: Path, attempt: Attempt) -> dict[str, str]:
     """Return the child's environment: this process's without secrets, with its own run and its own GPUs
     only.

@@ -19,7 +19,7 @@ class DeadLetter(Contract):
     key_b64: str | None = None
     headers: list[tuple[str, str]] = Field(default=[], description="Name and base64 value.")
     value_b64: str | None = None
-    value_sha256: Sha256 | None = Field(None, description="A blob, when the value is too large to carry.")
+    value_sha256: Sha256 | None = Field(None, description="In place of a value that is too large to carry.")
     error: str
     tries: int
     replayed_at: Timestamp | None = None

@@ -20,15 +20,15 @@ from trainwright.contracts.errors import StoreUnavailable
 from trainwright.contracts.topics import EVENT_TYPES, PULSE, Topic
 from trainwright.runtime.clock import Clock, derived_id
 from trainwright.runtime.envelope import TRACE, Cause, Envelope, Poison, Record, from_headers
-from trainwright.runtime.outbox import Emitted, emit
+from trainwright.runtime.outbox import RECORD_LIMIT, Emitted, emit
 from trainwright.storage.document import Collection, DocumentStore, Transaction
 
 logger = logging.getLogger(__name__)
 
 TRIES = 5
 DEAD_LETTERS = Collection("dead_letters", indexes=("time",))
-CARRIED_VALUE = 256 * 1024
-"""Bytes of a record's value that a DeadLettered event carries; the store's own document has all of it."""
+CARRIED = 256 * 1024
+"""Characters of a record that a DeadLettered event carries; the store's own document has all of it."""
 
 
 class Handler(Protocol):
@@ -90,6 +90,8 @@ def open_record(record: Record) -> tuple[Envelope, Event | None]:
         return envelope, None
     if record.value is None:
         raise Poison("the record has no value")
+    if len(record.value) > RECORD_LIMIT:
+        raise Poison(f"the record has {len(record.value)} bytes; {RECORD_LIMIT} are allowed")
     try:
         return envelope, kind.model_validate_json(record.value)
     except ValidationError as error:
@@ -131,7 +133,8 @@ async def _try(record: Record, inbound: Inbound) -> tuple[Exception | None, int]
         except Exception as error:
             last = error
             logger.warning("try %d of %s@%d failed", number, record.topic, record.offset, exc_info=True)
-            await inbound.clock.sleep(0.02 * 2**number)
+            if number < TRIES:
+                await inbound.clock.sleep(0.02 * 2**number)
     return last, TRIES
 
 
@@ -144,7 +147,7 @@ async def _bury(record: Record, inbound: Inbound, error: Exception, tries: int) 
     cause = Cause(derived_id(inbound.service, where))
     async with inbound.store.transaction() as tx:
         await tx.put(DEAD_LETTERS.name, letter.dead_id, letter.model_dump(mode="json"))
-        events = [DeadLettered(letter=_carried(letter))]
+        events = [DeadLettered(letter=carried(letter))]
         await emit(tx, events, source=inbound.service, cause=cause, clock=inbound.clock)
 
 
@@ -161,12 +164,19 @@ def dead_letter(record: Record, inbound: Inbound, error: Exception, tries: int) 
         key_b64=None if record.key is None else base64.b64encode(record.key).decode(),
         headers=[(name, base64.b64encode(raw or b"").decode()) for name, raw in record.headers],
         value_b64=None if value is None else base64.b64encode(value).decode(),
-        value_sha256=None if value is None else hashlib.sha256(value).hexdigest(),
         error=f"{type(error).__name__}: {error}"[:4000],
         tries=tries,
     )
 
 
-def _carried(letter: DeadLetter) -> DeadLetter:
-    too_large = letter.value_b64 is not None and len(letter.value_b64) > CARRIED_VALUE
-    return letter.model_copy(update={"value_b64": None}) if too_large else letter
+def carried(letter: DeadLetter) -> DeadLetter:
+    """Return a letter that fits in a record: what is too large stays in the store's own document."""
+    left_out: dict[str, Any] = {}
+    if letter.value_b64 is not None and len(letter.value_b64) > CARRIED:
+        value = base64.b64decode(letter.value_b64)
+        left_out |= {"value_b64": None, "value_sha256": hashlib.sha256(value).hexdigest()}
+    if letter.key_b64 is not None and len(letter.key_b64) > CARRIED:
+        left_out["key_b64"] = None
+    if sum(len(name) + len(text) for name, text in letter.headers) > CARRIED:
+        left_out["headers"] = []
+    return letter.model_copy(update=left_out)

@@ -12,15 +12,19 @@ from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 
 from trainwright.contracts.errors import StoreUnavailable
 from trainwright.runtime.apply import Inbound, apply, apply_each
-from trainwright.runtime.clock import Backoff
+from trainwright.runtime.clock import Backoff, Clock
 from trainwright.runtime.kafka import UNREACHABLE, Kafka
 
 logger = logging.getLogger(__name__)
 
 POLL_RECORDS = 200
 POLL_MS = 1000
+BUDGET = 5.0
+"""Seconds that one poll may take once records fail; what is left then is read again by the next poll."""
+AWAY_AFTER = 5.0
+"""Seconds without an answer to a fetch (one comes every second, records or not) until Kafka counts as away."""
 STUCK_AFTER = 60.0
-"""Seconds without progress, while records wait, after which a client is rebuilt (seen after broker restarts)."""
+"""Seconds without an answer after which a client is rebuilt (seen stuck after broker restarts)."""
 
 Polled = Mapping[TopicPartition, Sequence[ConsumerRecord]]
 
@@ -32,7 +36,6 @@ class ConsumerLoop:
         self._inbound = inbound
         self._kafka = kafka
         self._clock = inbound.clock
-        self._progress = 0.0
         self.name = f"{inbound.service}<-{inbound.topic.name}"
         self.connected = False
         self.store_ok = True
@@ -43,35 +46,42 @@ class ConsumerLoop:
         while True:
             try:
                 async with self._kafka.consumer(self._inbound.service, self._inbound.topic) as consumer:
-                    self.connected = True
-                    backoff.reset()
-                    await self._consume(consumer)
+                    await self._consume(consumer, backoff)
             except UNREACHABLE as error:
                 logger.warning("%s: reconnects: %r", self.name, error)
+            except Exception:
+                logger.exception("%s: the client broke; it is built anew", self.name)
             self.connected = False
             await backoff.wait()
 
-    async def _consume(self, consumer: AIOKafkaConsumer) -> None:
-        self._progress = self._clock.monotonic()
+    async def _consume(self, consumer: AIOKafkaConsumer, backoff: Backoff) -> None:
+        answers = _Answers(consumer, self._clock)
         while True:
+            silent = answers.silent_for()
+            self.connected = silent < AWAY_AFTER
+            if silent > STUCK_AFTER:
+                raise KafkaError(f"no answer to a fetch for {STUCK_AFTER:.0f} s")
             polled: Polled = await consumer.getmany(timeout_ms=POLL_MS, max_records=POLL_RECORDS)
             if polled:
-                await self._apply(polled)
-                await self._commit(consumer, polled)
-                self._progress = self._clock.monotonic()
-            elif self._clock.monotonic() - self._progress > STUCK_AFTER:
-                await self._check_not_stuck(consumer)
+                applied = await self._apply([record for batch in polled.values() for record in batch])
+                await self._commit(consumer, polled, applied)
+                answers.note()
+                backoff.reset()
 
-    async def _apply(self, polled: Polled) -> None:
-        """Apply a poll, waiting for the store as long as it takes: nothing is skipped, nothing else is read."""
-        records = [record for batch in polled.values() for record in batch]
+    async def _apply(self, records: Sequence[ConsumerRecord]) -> int:
+        """Apply records and return how many, waiting for the store as long as it takes: nothing is skipped."""
+        started = self._clock.monotonic()
         backoff = Backoff(self._clock)
-        one_by_one = False
-        while True:
+        one_by_one, done = False, 0
+        while done < len(records):
             try:
-                await (apply_each if one_by_one else apply)(records, self._inbound)
+                if one_by_one:
+                    await apply_each(records[done : done + 1], self._inbound)
+                    done += 1
+                else:
+                    await apply(records, self._inbound)
+                    done = len(records)
                 self.store_ok = True
-                return
             except StoreUnavailable as error:
                 self.store_ok = False
                 logger.warning("%s: the store does not answer: %s", self.name, error)
@@ -81,19 +91,47 @@ class ConsumerLoop:
                     raise
                 logger.info("%s: a record of %d fails; one by one", self.name, len(records), exc_info=True)
                 one_by_one = True
+            if one_by_one and done and self._clock.monotonic() - started > BUDGET:
+                break
+        return done
 
-    async def _commit(self, consumer: AIOKafkaConsumer, polled: Polled) -> None:
-        offsets = {partition: batch[-1].offset + 1 for partition, batch in polled.items()}
+    async def _commit(self, consumer: AIOKafkaConsumer, polled: Polled, applied: int) -> None:
+        """Commit what was applied, seek back to what was not."""
+        offsets: dict[TopicPartition, int] = {}
+        left: dict[TopicPartition, int] = {}
+        for partition, batch in polled.items():
+            done, applied = min(applied, len(batch)), max(applied - len(batch), 0)
+            if done:
+                offsets[partition] = batch[done - 1].offset + 1
+            if done < len(batch):
+                left[partition] = batch[done].offset
         try:
+            for partition, offset in left.items():
+                consumer.seek(partition, offset)
             await consumer.commit(offsets)
         except (CommitFailedError, IllegalStateError) as error:
             # The partitions moved on to another member, which will read these records again and ignore them.
             logger.info("%s: not committed: %r", self.name, error)
 
-    async def _check_not_stuck(self, consumer: AIOKafkaConsumer) -> None:
-        assigned = consumer.assignment()
-        ends = await self._kafka.end_offsets(list(assigned)) if assigned else {}
-        behind = [tp for tp in assigned if await consumer.position(tp) < ends.get(tp, 0)]
-        if behind:
-            raise KafkaError(f"no record for {STUCK_AFTER:.0f} s although {behind} has some")
-        self._progress = self._clock.monotonic()
+
+class _Answers:
+    """When a consumer's broker answered last, as aiokafka notes it with every fetch."""
+
+    def __init__(self, consumer: AIOKafkaConsumer, clock: Clock) -> None:
+        self._consumer = consumer
+        self._clock = clock
+        self._seen: object = None
+        self._heard = clock.monotonic()
+
+    def note(self) -> None:
+        """Take what just happened as an answer."""
+        self._heard = self._clock.monotonic()
+
+    def silent_for(self) -> float:
+        """Return the seconds since the last answer; 0 for a member that waits without a partition."""
+        assigned = self._consumer.assignment()
+        seen = {partition: self._consumer.last_poll_timestamp(partition) for partition in assigned}
+        if seen != self._seen or not assigned:
+            self._seen = seen
+            self.note()
+        return self._clock.monotonic() - self._heard

@@ -7,9 +7,11 @@ from fastapi import APIRouter
 
 from trainwright.contracts.dead import DeadLetter, DeadLetterList
 from trainwright.contracts.errors import Conflict, NotFound, StoreUnavailable
-from trainwright.runtime.apply import DEAD_LETTERS, Inbound, apply
+from trainwright.runtime.apply import DEAD_LETTERS, Inbound, apply, carried
 from trainwright.runtime.clock import SystemClock
 from trainwright.runtime.service import Service
+
+LISTED = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +49,11 @@ def dead_routes(service: Service) -> APIRouter:
             raise NotFound(f"{service.name} has no dead letter {dead_id}")
         return DeadLetter.model_validate(found)
 
-    @router.get("", summary="Dead letters of a service, newest first")
+    @router.get("", summary="The newest dead letters of a service; large values only one by one")
     async def list_dead() -> DeadLetterList:
-        page = await store.find(DEAD_LETTERS.name, sort="-time", limit=500)
-        return DeadLetterList(dead_letters=[DeadLetter.model_validate(item) for item in page.items])
+        page = await store.find(DEAD_LETTERS.name, sort="-time", limit=LISTED)
+        letters = [DeadLetter.model_validate(item) for item in page.items]
+        return DeadLetterList(dead_letters=[carried(letter) for letter in letters])
 
     @router.get("/{dead_id}", summary="One dead letter")
     async def show_dead(dead_id: str) -> DeadLetter:

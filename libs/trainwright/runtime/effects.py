@@ -66,16 +66,19 @@ class EffectRunner:
     async def _run_one(self, row: OutboxRow) -> None:
         try:
             outcome = await self._effects[row.topic](orjson.loads(row.value))
+            await self._finish(row, outcome)
         except StoreUnavailable:
             raise
         except Exception:
             logger.warning("%s: effect %s failed", self._service, row.id, exc_info=True)
-            await self._store.note_try(row.seq)
-            if row.tries + 1 < TRIES:
-                await self._clock.sleep(0.2 * 2**row.tries)
+            if row.tries + 1 >= TRIES:
+                logger.error("%s: effect %s given up after %d tries", self._service, row.id, TRIES)
+                await self._finish(row, None)
                 return
-            logger.error("%s: effect %s given up after %d tries", self._service, row.id, TRIES)
-            outcome = None
+            await self._store.note_try(row.seq)
+            await self._clock.sleep(0.2 * 2**row.tries)
+
+    async def _finish(self, row: OutboxRow, outcome: Outcome | None) -> None:
         async with self._store.transaction() as tx:
             if outcome is not None:
                 events = await outcome(tx=tx, clock=self._clock)

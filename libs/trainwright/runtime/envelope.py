@@ -127,4 +127,5 @@ def from_headers(raw: Sequence[tuple[str, bytes]]) -> Envelope:
 
 
 def _number(text: str | None) -> int | None:
-    return int(text) if text is not None and text.isascii() and text.isdigit() else None
+    readable = text is not None and text.isascii() and text.isdigit() and len(text) < 20
+    return int(text) if text is not None and readable else None

@@ -1,10 +1,10 @@
 """Kafka clients, made in one place with the settings that were measured to be safe; and the topics themselves."""
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Protocol
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
@@ -24,18 +24,46 @@ UNREACHABLE = (KafkaError, OSError, TimeoutError)
 """What clients raise while Kafka cannot be used."""
 
 
-class Stoppable(Protocol):
-    """A client with a life cycle."""
-
-    async def stop(self) -> None: ...
-
-
-async def stop_bounded(client: Stoppable) -> None:
-    """Stop a client; leave it behind when it does not stop in time."""
+async def stop_bounded(client: AIOKafkaProducer | AIOKafkaConsumer) -> None:
+    """Stop a client; tear it down when it does not stop in time."""
     try:
         await asyncio.wait_for(client.stop(), STOP_TIMEOUT)
     except UNREACHABLE as error:
         logger.warning("%s did not stop cleanly: %r", type(client).__name__, error)
+        await _tear_down(client)
+
+
+async def _tear_down(client: AIOKafkaProducer | AIOKafkaConsumer) -> None:
+    # aiokafka has no way to let go without flushing and leaving in order. What goes on in the background would
+    # keep its sockets and, once the broker is back, send what another producer has sent since.
+    if isinstance(client, AIOKafkaProducer):
+        busy, connections = [client._sender.sender_task], client.client
+    else:
+        group = client._coordinator
+        busy = [client._fetcher and client._fetcher._fetch_task]
+        busy += [getattr(group, name, None) for name in ("_coordination_task", "_heartbeat_task")]
+        connections = client._client
+    for task in busy:
+        if task is not None:
+            task.cancel()
+    with contextlib.suppress(*UNREACHABLE):
+        await asyncio.wait_for(connections.close(), 1)
+
+
+def topic_configs(topic: Topic) -> dict[str, str]:
+    """Return a topic's settings on the broker."""
+    configs = {
+        "retention.ms": str(topic.retention_ms),
+        "retention.bytes": str(topic.retention_bytes),
+        # By the broker's clock: one that is an hour ahead refuses records, one behind would delete them early.
+        "message.timestamp.type": "LogAppendTime",
+    }
+    if topic.retention_ms > 0:
+        # Only closed segments are deleted, and by default one closes after a week or at 1 GiB.
+        configs["segment.ms"] = str(max(topic.retention_ms // 4, 60_000))
+    if topic.retention_bytes > 0:
+        configs["segment.bytes"] = str(max(topic.retention_bytes // 16, 1024 * 1024))
+    return configs
 
 
 class Kafka:
@@ -55,6 +83,7 @@ class Kafka:
             linger_ms=0,
             request_timeout_ms=REQUEST_TIMEOUT_MS,
             max_request_size=1024 * 1024,
+            max_batch_size=256 * 1024,
         )
         try:
             await producer.start()
@@ -123,8 +152,9 @@ class Kafka:
                 self._check(found["topic"], len(found["partitions"]))
 
     def _new(self, topic: Topic) -> NewTopic:
-        configs = {"retention.ms": str(topic.retention_ms), "retention.bytes": str(topic.retention_bytes)}
-        return NewTopic(topic.name, self.partitions(topic), self._settings.replication, topic_configs=configs)
+        return NewTopic(
+            topic.name, self.partitions(topic), self._settings.replication, topic_configs=topic_configs(topic)
+        )
 
     def _check(self, name: str, partitions: int) -> None:
         wanted = next(self.partitions(topic) for topic in TOPICS if topic.name == name)

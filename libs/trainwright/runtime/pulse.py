@@ -3,6 +3,8 @@
 import asyncio
 import logging
 
+from aiokafka import AIOKafkaProducer
+
 from trainwright.contracts.base import Event
 from trainwright.contracts.topics import TOPIC_OF
 from trainwright.runtime.clock import Backoff, Clock
@@ -39,18 +41,21 @@ class PulseSender:
                         await self._wake.wait()
                         self._wake.clear()
                         waiting, self._waiting = self._waiting, {}
-                        for event in waiting.values():
-                            id = self._clock.new_id("pulse")
-                            now = self._clock.now()
-                            envelope = wrap(event, id=id, source=self._service, time=now, traceparent=None)
-                            sent = producer.send_and_wait(
-                                TOPIC_OF[type(event)].name,
-                                value=event.model_dump_json().encode(),
-                                key=event.subject.encode(),
-                                headers=[(n, v.encode()) for n, v in to_headers(envelope)],
-                            )
-                            await asyncio.wait_for(sent, SEND_TIMEOUT)
+                        sends = [self._send(producer, event) for event in waiting.values()]
+                        await asyncio.wait_for(asyncio.gather(*sends), SEND_TIMEOUT)
                         backoff.reset()
             except UNREACHABLE as error:
                 logger.warning("%s: pulses wait: %r", self._service, error)
+            except Exception:
+                logger.exception("%s: the pulses' client broke; it is built anew", self._service)
             await backoff.wait()
+
+    async def _send(self, producer: AIOKafkaProducer, event: Event) -> None:
+        id, now = self._clock.new_id("pulse"), self._clock.now()
+        envelope = wrap(event, id=id, source=self._service, time=now, traceparent=None)
+        await producer.send_and_wait(
+            TOPIC_OF[type(event)].name,
+            value=event.model_dump_json().encode(),
+            key=event.subject.encode(),
+            headers=[(name, text.encode()) for name, text in to_headers(envelope)],
+        )

@@ -6,6 +6,7 @@ rows are published again; readers ignore what they have.
 
 import asyncio
 import logging
+import math
 from collections.abc import Sequence
 from datetime import timedelta
 
@@ -23,6 +24,7 @@ BATCH = 500
 ACK_TIMEOUT = 10.0
 KEEP = timedelta(hours=24)
 SWEEP_EVERY = 3600.0
+COMPARE_EVERY = 60.0
 IDLE = 5.0
 """Seconds between looks at the outbox when no commit of this process wakes the relay."""
 
@@ -44,12 +46,11 @@ class Relay:
         while True:
             try:
                 async with self._kafka.producer() as producer:
-                    await self._compare_log()
-                    self.connected = True
-                    backoff.reset()
-                    await self._publish_for_ever(producer)
+                    await self._publish_for_ever(producer, backoff)
             except (*UNREACHABLE, StoreUnavailable) as error:
                 logger.warning("%s: relay waits: %r", self._service, error)
+            except Exception:
+                logger.exception("%s: the relay's client broke; it is built anew", self._service)
             self.connected = False
             await backoff.wait()
 
@@ -62,6 +63,8 @@ class Relay:
         sent = 0
         while rows := await self._store.outbox_pending("event", BATCH):
             acks = await asyncio.wait_for(_send(producer, rows), ACK_TIMEOUT)
+            if _went_back(self._position, acks):
+                await self._send_again("records are numbered from before the last ones")
             self._position = _after(self._position, acks)
             async with self._store.transaction() as tx:
                 await tx.mark_sent([row.seq for row in rows], self._clock.now())
@@ -69,13 +72,19 @@ class Relay:
             sent += len(rows)
         return sent
 
-    async def _publish_for_ever(self, producer: AIOKafkaProducer) -> None:
-        swept = self._clock.monotonic()
+    async def _publish_for_ever(self, producer: AIOKafkaProducer, backoff: Backoff) -> None:
+        swept = compared = -math.inf
         while True:
+            now = self._clock.monotonic()
+            if now - compared > COMPARE_EVERY:
+                await self._compare_log()
+                compared = now
             await self.drain(producer)
-            if self._clock.monotonic() - swept > SWEEP_EVERY:
+            self.connected = True
+            backoff.reset()
+            if now - swept > SWEEP_EVERY:
                 await self._store.outbox_sweep(self._clock.now() - KEEP)
-                swept = self._clock.monotonic()
+                swept = now
             try:
                 await asyncio.wait_for(self._store.outbox_added(), IDLE)
             except TimeoutError:
@@ -84,11 +93,15 @@ class Relay:
     async def _compare_log(self) -> None:
         known = await self._store.log_position()
         cluster_id = await self._kafka.cluster_id()
-        if known.cluster_id is not None and await self._has_lost(known, cluster_id):
-            count = await self._store.outbox_again(self._clock.now() - KEEP)
-            logger.warning("%s: the log has lost records; %d kept events go out again", self._service, count)
-            known = LogPosition()
+        await self._kafka.ensure_topics()  # a log that was lost took its topics with it
         self._position = LogPosition(cluster_id, known.offsets)
+        if known.cluster_id is not None and await self._has_lost(known, cluster_id):
+            await self._send_again("it is another cluster, or ends before the last record")
+
+    async def _send_again(self, why: str) -> None:
+        count = await self._store.outbox_again(self._clock.now() - KEEP)
+        logger.warning("%s: the log has lost records (%s); %d kept events go out again", self._service, why, count)
+        self._position = LogPosition(self._position.cluster_id)
 
     async def _has_lost(self, known: LogPosition, cluster_id: str) -> bool:
         if cluster_id != known.cluster_id:
@@ -113,8 +126,13 @@ async def _send(producer: AIOKafkaProducer, rows: Sequence[OutboxRow]) -> list[R
     return list(await asyncio.gather(*acks))
 
 
+def _went_back(position: LogPosition, acks: Sequence[RecordMetadata]) -> bool:
+    # A repeat that the broker recognised has the offset -1.
+    return any(0 <= ack.offset <= position.offsets.get(f"{ack.topic}/{ack.partition}", -1) for ack in acks)
+
+
 def _after(position: LogPosition, acks: Sequence[RecordMetadata]) -> LogPosition:
-    newest = {f"{ack.topic}/{ack.partition}": ack.offset for ack in acks}
+    newest = {f"{ack.topic}/{ack.partition}": ack.offset for ack in acks if ack.offset >= 0}
     return LogPosition(position.cluster_id, {**position.offsets, **newest})
 
 

@@ -89,8 +89,8 @@ class Handlers:
         """Take a worker in, or let it go; attempts that a new incarnation does not know are over."""
         worker = event.worker
         known = await find_worker(tx, worker.worker_id)
-        if known is not None and known.worker.incarnation != worker.incarnation:
-            self.leases.pulses.pop(worker.worker_id, None)
+        if known is None or known.worker.incarnation != worker.incarnation:
+            self.leases.arrived(worker.worker_id)
         state = STOPPED if worker.stopped else DRAINING if worker.draining else ALIVE
         await save_worker(tx, WorkerEntry(worker, state))
         adopted = {(ref.task_id, ref.attempt) for ref in worker.adopted}

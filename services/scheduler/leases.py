@@ -27,6 +27,7 @@ class Leases:
     clock: Clock
     settings: SchedulerSettings
     pulses: dict[str, Pulse] = field(default_factory=dict)
+    _arrived: dict[str, float] = field(default_factory=dict)
     _probes: dict[int, float] = field(default_factory=dict)
     _sent: int = 0
     _probe_seen: float = 0.0
@@ -65,10 +66,16 @@ class Leases:
         """Note a heartbeat."""
         self.pulses[heartbeat.worker_id] = Pulse(self.clock.monotonic(), heartbeat)
 
+    def arrived(self, worker_id: str) -> None:
+        """Note that a worker has started: a sign of life, and heartbeats of before mean nothing any more."""
+        self.pulses.pop(worker_id, None)
+        self._arrived[worker_id] = self.clock.monotonic()
+
     def silence(self, worker_id: str) -> float:
         """Return for how many seconds a worker has been silent while we could hear."""
         pulse = self.pulses.get(worker_id)
-        since = max(self._healthy_since, pulse.heard if pulse else 0.0)
+        heard = pulse.heard if pulse else self._arrived.get(worker_id, 0.0)
+        since = max(self._healthy_since, heard)
         return self.clock.monotonic() - since
 
     def is_expired(self, worker_id: str) -> bool:

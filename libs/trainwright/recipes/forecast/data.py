@@ -173,7 +173,9 @@ def _series(
     many = int(cells.groupby(keys).ngroups) if keys else 1
     if many * len(grid.periods) > MOST_CELLS:
         size = f"{many} series of {len(grid.periods)} periods by the {grid.frequency}"
-        raise DataError(f"{size} are more than fit; choose some by product_ids and store_ids, or a longer frequency")
+        raise DataError(
+            f"{size} are more than fit; choose some by product_ids and store_ids, or a longer frequency"
+        )
     wide = table.unstack("position") if keys else table.to_frame().T
     wide = wide.reindex(columns=range(len(grid.periods)))
     values = np.array(wide, dtype=np.float64)
@@ -237,10 +239,11 @@ def _season(frequency: str, first_evaluated: int, config: ForecastConfig) -> tup
     """Return the season's length and how it was found; 1 when the history cannot show a season."""
     wanted = config.season_length or SEASONS[frequency]
     origin = "as asked" if config.season_length else f"usual for data by the {frequency}"
-    if first_evaluated < wanted + config.horizon:
-        note = f"1: a season of {wanted} ({origin}) needs {wanted + config.horizon} periods before the first"
-        return 1, f"{note} evaluation and there are {first_evaluated}; the baseline repeats the last value"
-    return wanted, f"{wanted}: {origin}"
+    least = wanted + config.horizon
+    if first_evaluated < least:
+        note = f"a season of {wanted}, {origin}, needs {least} periods before the first evaluation and there are"
+        return 1, f"{note} {first_evaluated}: the baseline repeats the last value"
+    return wanted, origin
 
 
 def _distinct(frame: pd.DataFrame, role: str) -> list[str]:

@@ -1,0 +1,4 @@
+from services.result.service import build_service
+from trainwright.runtime.run import main
+
+main([build_service], listening="result")

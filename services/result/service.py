@@ -1,0 +1,24 @@
+"""Composition of the result service."""
+
+from services.result.handlers import REGISTER, Registrar
+from services.result.reactions import REACTIONS
+from services.result.rendering import Artist, Renderer
+from services.result.routes import build_router
+from services.result.settings import ResultSettings
+from services.result.store import COLLECTIONS
+from trainwright.runtime.service import Runtime, Service
+
+
+def build_service(runtime: Runtime) -> Service:
+    """Return the result service."""
+    settings = ResultSettings()
+    store, blobs = runtime.store("result", COLLECTIONS), runtime.blobs()
+    renderer = Renderer(store, blobs, Artist(settings), settings, runtime.clock)
+    return Service(
+        name="result",
+        store=store,
+        reactions=REACTIONS,
+        router=build_router(store, blobs, settings),
+        effects={REGISTER: Registrar(store, blobs)},
+        tasks=[renderer.run],
+    )

@@ -1,0 +1,115 @@
+"""What the result service asks of its store, in its own words."""
+
+from typing import Any
+
+from trainwright.contracts.attempt import AttemptDocument
+from trainwright.contracts.base import Contract
+from trainwright.contracts.errors import NotFound
+from trainwright.contracts.result import ModelPage, ModelVersion, Pagination
+from trainwright.contracts.task import TaskDocument
+from trainwright.storage.document import Collection, Reader, Transaction
+
+TASKS = Collection("tasks")
+ATTEMPTS = Collection("attempts")
+VERSIONS = Collection("versions", indexes=("created_at", "task_id", "recipe", "task_name", "identity"))
+NUMBERS = Collection("numbers")
+RENDERS = Collection("renders", indexes=("state",))
+COLLECTIONS = (TASKS, ATTEMPTS, VERSIONS, NUMBERS, RENDERS)
+
+
+class Render(Contract):
+    """A report that is to be rendered, or could not be."""
+
+    model_id: str
+    state: str = "pending"
+    tries: int = 0
+    error: str = ""
+
+
+async def find_task(reader: Reader, task_id: str) -> TaskDocument | None:
+    """Return the copy of a task, or None."""
+    found = await reader.get(TASKS.name, task_id)
+    return None if found is None else TaskDocument.model_validate(found)
+
+
+async def save_task(tx: Transaction, task: TaskDocument) -> None:
+    """Keep a task's newest document."""
+    await tx.put(TASKS.name, task.task_id, task.model_dump(mode="json"))
+
+
+async def find_attempt(reader: Reader, task_id: str, attempt: int) -> AttemptDocument | None:
+    """Return an attempt that has ended, or None."""
+    found = await reader.get(ATTEMPTS.name, _attempt_key(task_id, attempt))
+    return None if found is None else AttemptDocument.model_validate(found)
+
+
+async def save_attempt(tx: Transaction, attempt: AttemptDocument) -> None:
+    """Keep an attempt that has ended."""
+    await tx.put(ATTEMPTS.name, _attempt_key(attempt.task_id, attempt.attempt), attempt.model_dump(mode="json"))
+
+
+async def version_of_task(reader: Reader, task_id: str) -> ModelVersion | None:
+    """Return the model version that a task left, or None."""
+    page = await reader.find(VERSIONS.name, {"task_id": task_id}, limit=1)
+    return ModelVersion.model_validate(page.items[0]) if page.items else None
+
+
+async def find_version(reader: Reader, model_id: str) -> ModelVersion | None:
+    """Return a model version, or None."""
+    found = await reader.get(VERSIONS.name, model_id)
+    return None if found is None else ModelVersion.model_validate(found)
+
+
+async def get_version(reader: Reader, model_id: str) -> ModelVersion:
+    """Return a model version.
+
+    Raises:
+        NotFound: There is none of this name.
+    """
+    found = await find_version(reader, model_id)
+    if found is None:
+        raise NotFound(f"there is no model version {model_id[:200]!r}; ids look like store/S001_all/tcn/v1")
+    return found
+
+
+async def save_version(tx: Transaction, model: ModelVersion) -> None:
+    """Write a model version's next document."""
+    await tx.put(VERSIONS.name, model.model_id, model.model_dump(mode="json"), expect=model.version - 1)
+
+
+async def next_number(tx: Transaction, identity: str) -> int:
+    """Count one version up for an identity."""
+    counted = await tx.get(NUMBERS.name, identity) or {"version": 0}
+    number = int(counted["version"]) + 1
+    await tx.put(NUMBERS.name, identity, {"version": number}, expect=number - 1)
+    return number
+
+
+async def page_of_versions(reader: Reader, where: dict[str, Any], page: int, page_size: int) -> ModelPage:
+    """Return a page of model versions, newest first."""
+    total = await reader.count(VERSIONS.name, where)
+    found = await reader.find(VERSIONS.name, where, sort="-created_at", limit=page * page_size)
+    items = found.items[(page - 1) * page_size :]
+    place = Pagination(total=total, page=page, page_size=page_size, total_pages=-(-total // page_size))
+    return ModelPage(models=[ModelVersion.model_validate(item) for item in items], pagination=place)
+
+
+async def save_render(tx: Transaction, render: Render) -> None:
+    """Keep how a rendering stands."""
+    await tx.put(RENDERS.name, render.model_id, render.model_dump(mode="json"))
+
+
+async def find_render(reader: Reader, model_id: str) -> Render | None:
+    """Return how a rendering stands; None once it is done."""
+    found = await reader.get(RENDERS.name, model_id)
+    return None if found is None else Render.model_validate(found)
+
+
+async def next_render(reader: Reader) -> Render | None:
+    """Return a report that is to be rendered, or None."""
+    page = await reader.find(RENDERS.name, {"state": "pending"}, limit=1)
+    return Render.model_validate(page.items[0]) if page.items else None
+
+
+def _attempt_key(task_id: str, attempt: int) -> str:
+    return f"{task_id}/{attempt:06d}"

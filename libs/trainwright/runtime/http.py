@@ -85,8 +85,8 @@ def internal_only(app: ASGIApp, token: SecretStr) -> ASGIApp:
 
 
 async def refuse(error: TrainwrightError, scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer an error from outside of FastAPI."""
-    if scope["type"] == "websocket":
+    """Answer an error from outside of FastAPI; a WebSocket's handshake too, where the server can."""
+    if scope["type"] == "websocket" and "websocket.http.response" not in scope.get("extensions", {}):
         await send({"type": "websocket.close", "code": 4000 + error.status, "reason": error.detail[:120]})
     else:
         await problem_response(error.problem())(scope, receive, send)

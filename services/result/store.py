@@ -88,8 +88,10 @@ async def next_number(tx: Transaction, identity: str) -> int:
 async def page_of_versions(reader: Reader, where: dict[str, Any], page: int, page_size: int) -> ModelPage:
     """Return a page of model versions, newest first."""
     total = await reader.count(VERSIONS.name, where)
-    found = await reader.find(VERSIONS.name, where, sort="-created_at", limit=page * page_size)
-    items = found.items[(page - 1) * page_size :]
+    before, up_to = (page - 1) * page_size, min(page * page_size, total)
+    items = []
+    if before < total:
+        items = (await reader.find(VERSIONS.name, where, sort="-created_at", limit=up_to)).items[before:]
     place = Pagination(total=total, page=page, page_size=page_size, total_pages=-(-total // page_size))
     return ModelPage(models=[ModelVersion.model_validate(item) for item in items], pagination=place)
 

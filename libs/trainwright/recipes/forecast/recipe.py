@@ -7,6 +7,7 @@ comes after the data) and `series.json` (the values themselves, for a report's p
 import csv
 import json
 import math
+import sys
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -22,6 +23,8 @@ from trainwright.recipes.forecast.identity import identity, training_description
 from trainwright.recipes.forecast.training import Fit, choose_device, environment, train
 
 PLOTTED_SERIES = 200
+NAMED = 200
+"""Identifiers that a summary lists; the model's own files have all."""
 
 
 class ForecastRecipe:
@@ -44,15 +47,19 @@ class ForecastRecipe:
             "description": training_description(parameters, panel.summary),
         }
         device = choose_device(config)
+        _say(
+            f"{about['description']}; {panel.summary['series']} series of {panel.length} periods on {device.type}"
+        )
         fits = train(run, config, panel, device)
         if fits is None:
             return {**about, "stopped": True}
         *evaluation_fits, final = fits
         evaluations = [evaluated(panel, fit.windows.end, fit.forecast()) for fit in evaluation_fits]
         found = scores(panel, evaluations)
-        facts = {**about, "data": panel.summary, "environment": environment(config, device)}
+        facts = {**about, "data": _in_short(panel.summary), "environment": environment(config, device)}
         bundle.save(run.output, final, config, panel, facts)
         _write_results(run.output, panel, evaluations, final, found)
+        _say(_sentence(found))
         return {**facts, "metrics": _headline(found), "seconds": round(time.monotonic() - began, 2)}
 
 
@@ -64,6 +71,27 @@ def _headline(found: Mapping[str, Any]) -> dict[str, Any]:
         "baseline": {"name": "seasonal naive", "mase": found["naive_mase"], "wape": found["naive_wape"]},
         "evaluation": found["evaluation"],
     }
+
+
+def _in_short(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the data's summary with long lists of identifiers cut."""
+    return {name: value[:NAMED] if isinstance(value, list) else value for name, value in summary.items()}
+
+
+def _sentence(found: Mapping[str, Any]) -> str:
+    """Return the errors for the log."""
+    parts = []
+    for name in ("wape", "mase"):
+        own, naive = (
+            f"{value:.4g}" if (value := found[key]) is not None else "–" for key in (name, f"naive_{name}")
+        )
+        parts.append(f"{name.upper()} {own} (seasonal naive {naive})")
+    return f"{', '.join(parts)}, {found['evaluation']}"
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
 
 
 def _write_results(

@@ -15,7 +15,13 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
     from rich.console import Console
 
+WIDE = 250
+"""Columns of a table in a pipe or a file: nothing is folded there."""
+
 COMPLETED, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+
+FOLDED = frozenset({"WHY", "ERROR", "RUNS", ""})
+"""Columns of free text: only these are folded in a narrow terminal."""
 
 STYLES = {
     "completed": "green",
@@ -53,7 +59,10 @@ def rich_console(*, stderr: bool = False) -> "Console":
     """Return a console that does not turn values into markup or colour by guess."""
     from rich.console import Console
 
-    return Console(stderr=stderr, highlight=False, emoji=False, soft_wrap=True)
+    console = Console(stderr=stderr, highlight=False, emoji=False, soft_wrap=True)
+    if not console.is_terminal:
+        console.width = WIDE
+    return console
 
 
 def json_line(value: "BaseModel | dict[str, Any]") -> None:
@@ -69,8 +78,8 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], empty: str) 
     from rich.text import Text
 
     view = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
-    for number, column in enumerate(columns):
-        view.add_column(column, overflow="fold", no_wrap=number == 0)
+    for column in columns:
+        view.add_column(column, overflow="fold", no_wrap=column not in FOLDED)
     for row in rows:
         view.add_row(*(Text(str(cell), style=STYLES.get(str(cell), "")) for cell in row))
     if view.row_count:

@@ -4,16 +4,12 @@ Not here: what a worker could not apply; that is in the worker's own store and l
 """
 
 import base64
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from trainwright.cli.console import ago, json_line, stop, table
+from trainwright.cli.console import ago, json_line, table
 from trainwright.cli.session import connect
-
-if TYPE_CHECKING:
-    from trainwright.client import Client
-    from trainwright.contracts.dead import DeadLetter
 
 app = typer.Typer(help="See and replay records that a service could not apply.", no_args_is_help=True)
 
@@ -26,7 +22,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Lines of JSON.")]
 def list_dead(service: Service = None, as_json: AsJson = False) -> None:
     """List dead letters of all services."""
     with connect() as client:
-        letters = _letters(client, service)
+        letters = client.dead_letters(service).dead_letters
     if as_json:
         for letter in letters:
             json_line(letter)
@@ -39,10 +35,10 @@ def list_dead(service: Service = None, as_json: AsJson = False) -> None:
 
 
 @app.command()
-def show(dead_id: DeadId, service: Service = None, as_json: AsJson = False) -> None:
+def show(dead_id: DeadId, as_json: AsJson = False) -> None:
     """Show a dead letter: the record as it was read, and why it failed."""
     with connect() as client:
-        letter = _find(client, service, dead_id)
+        letter = client.dead_letter(dead_id)
     if as_json:
         json_line(letter)
         return
@@ -56,31 +52,14 @@ def show(dead_id: DeadId, service: Service = None, as_json: AsJson = False) -> N
 
 
 @app.command()
-def replay(dead_id: DeadId, service: Service = None, as_json: AsJson = False) -> None:
+def replay(dead_id: DeadId, as_json: AsJson = False) -> None:
     """Run a dead letter through its own service again."""
     with connect() as client:
-        letter = client.replay(_find(client, service, dead_id).consumer, dead_id)
+        letter = client.replay(dead_id)
     if as_json:
         json_line(letter)
     else:
         typer.echo(f"{letter.dead_id} was applied by {letter.consumer}")
-
-
-def _letters(client: "Client", service: str | None) -> "list[DeadLetter]":
-    from trainwright.contracts.topics import DEAD
-
-    services = [writer for writer in DEAD.writers if writer != "trainer_worker"]
-    if service is not None and service not in services:
-        stop(f"{service!r} keeps no dead letters here; the services that do are {', '.join(services)}")
-    chosen = [service] if service else services
-    return [letter for name in chosen for letter in client.dead_letters(name).dead_letters]
-
-
-def _find(client: "Client", service: str | None, dead_id: str) -> "DeadLetter":
-    letter = next((letter for letter in _letters(client, service) if letter.dead_id == dead_id), None)
-    if letter is None:
-        stop(f"there is no dead letter {dead_id}; `trainwright dead list` shows them all")
-    return letter
 
 
 def _yes(value: object) -> str:

@@ -81,28 +81,25 @@ async def _tail(address: str, topics: list[str], from_beginning: bool, limit: in
 async def _consumer(address: str, topics: list[str], from_beginning: bool) -> "AIOKafkaConsumer":
     import logging
 
-    from aiokafka import AIOKafkaConsumer, TopicPartition
+    from aiokafka import AIOKafkaConsumer
     from aiokafka.errors import KafkaError
 
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
-    consumer = AIOKafkaConsumer(bootstrap_servers=address, enable_auto_commit=False, request_timeout_ms=10_000)
+    consumer = AIOKafkaConsumer(
+        *topics,
+        bootstrap_servers=address,
+        enable_auto_commit=False,
+        auto_offset_reset="earliest" if from_beginning else "latest",
+        request_timeout_ms=10_000,
+    )
     try:
         await consumer.start()
     except KafkaError as error:
         await consumer.stop()
         stop(f"Kafka does not answer at {address} ({error}); `trainwright status` says what runs")
-    there = await consumer.topics()
-    places = [
-        TopicPartition(name, number)
-        for name in topics
-        if name in there
-        for number in sorted(consumer.partitions_for_topic(name) or ())
-    ]
-    if not places:
+    if not consumer.assignment():
         await consumer.stop()
         stop(f"the broker at {address} has none of the topics {', '.join(topics)}; has the platform ever started?")
-    consumer.assign(places)
-    await (consumer.seek_to_beginning(*places) if from_beginning else consumer.seek_to_end(*places))
     return consumer
 
 

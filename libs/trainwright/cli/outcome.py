@@ -64,7 +64,8 @@ def _tell_result(client: "Client", task: "TaskView") -> None:
         typer.echo(f"               {model.description}")
     show_errors(model.metrics)
     if model.report:
-        typer.echo(f"report         trainwright report {task.task_id}")
+        typer.echo(f"report         {client.report_url(task.task_id)}")
+        typer.echo(f"               save it with `trainwright report {task.task_id}`")
 
 
 def show_errors(metrics: dict[str, Any]) -> None:

@@ -164,6 +164,10 @@ class Client:
         """Return a task's report, a self-contained HTML page."""
         return self._send("GET", f"/tasks/{task_id}/report").content
 
+    def report_url(self, task_id: str) -> str:
+        """Return the address of a task's report."""
+        return f"{self.connection.url}{PREFIX}/tasks/{task_id}/report"
+
     # --- files, models, workers, dead letters
 
     def upload(self, content: bytes | Path) -> StoredFile:
@@ -187,17 +191,17 @@ class Client:
         """Return the workers and what is free on them."""
         return self._get(WorkerList, "GET", "/workers")
 
-    def dead_letters(self, service: str) -> DeadLetterList:
-        """Return the records that a service could not apply, newest first."""
-        return self._get(DeadLetterList, "GET", f"/dead/{service}")
+    def dead_letters(self, consumer: str | None = None) -> DeadLetterList:
+        """Return the records that services, or one of them, could not apply, newest first."""
+        return self._get(DeadLetterList, "GET", "/dead", params=_given(consumer=consumer))
 
-    def dead_letter(self, service: str, dead_id: str) -> DeadLetter:
+    def dead_letter(self, dead_id: str) -> DeadLetter:
         """Return one record that a service could not apply."""
-        return self._get(DeadLetter, "GET", f"/dead/{service}/{dead_id}")
+        return self._get(DeadLetter, "GET", f"/dead/{dead_id}")
 
-    def replay(self, service: str, dead_id: str) -> DeadLetter:
+    def replay(self, dead_id: str) -> DeadLetter:
         """Run a dead letter through its service again; `Conflict` when it fails again."""
-        return self._get(DeadLetter, "POST", f"/dead/{service}/{dead_id}/replay")
+        return self._get(DeadLetter, "POST", f"/dead/{dead_id}/replay")
 
     # --- the one place that speaks HTTP
 
@@ -210,11 +214,13 @@ class Client:
             response = self._http.request(method, PREFIX + path, **request)
         except httpx.ConnectError:
             raise Unreachable(f"nothing answers at {where.url} (from {where.url_source})") from None
+        except (httpx.UnsupportedProtocol, httpx.InvalidURL):
+            raise Unreachable(
+                f"{where.url!r} (from {where.url_source}) is no address like http://host:port"
+            ) from None
         except httpx.TransportError as error:
             cause = str(error) or type(error).__name__
             raise Unreachable(f"{where.url} did not answer {method} {path}: {cause}") from None
-        except httpx.InvalidURL as error:
-            raise Unreachable(f"{where.url!r} (from {where.url_source}) is no address: {error}") from None
         if response.is_error:
             raise self._explained(error_from(response))
         return response

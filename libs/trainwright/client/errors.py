@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import httpx
 from pydantic import ValidationError
 
-from trainwright.contracts.errors import FieldError, Problem, TrainwrightError, Unavailable
+from trainwright.contracts.errors import Problem, TrainwrightError, Unavailable
 
 
 class Unreachable(Unavailable):
@@ -41,12 +41,10 @@ def error_from(response: httpx.Response) -> TrainwrightError:
 
 def describe(error: TrainwrightError) -> str:
     """Return the error in one line: what is wrong, and for wrong fields where and how."""
-    fields = [f"{item.path}: {item.message}" if item.path else item.message for item in error.errors]
-    return "; ".join([error.detail, *_news(fields, error.detail)])
-
-
-def _news(fields: list[FieldError] | list[str], detail: str) -> list[str]:
-    return [str(field) for field in fields if str(field) not in detail]
+    news = [item for item in error.errors if item.message not in error.detail]
+    return "; ".join(
+        [error.detail, *(f"{item.path}: {item.message}" if item.path else item.message for item in news)]
+    )
 
 
 def _class_for(problem: Problem) -> type[TrainwrightError]:

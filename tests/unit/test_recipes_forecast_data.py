@@ -137,6 +137,17 @@ def test_the_frequency_is_seen_and_future_dates_follow_it(
     assert [text[:10] for text in panel.grid.dates(beyond=3)] == list(expected)
 
 
+def test_a_long_gap_does_not_hide_the_frequency(bench: Bench) -> None:
+    dates = [
+        *pd.date_range("2015-01-01", periods=60, freq="h"),
+        *pd.date_range("2016-01-01", periods=60, freq="h"),
+    ]
+    frame = pd.DataFrame({"Date": [str(date) for date in dates], "Sales": range(120)})
+    panel = bench.load(frame, {"product": None, "store": None}, mode="global")
+    assert panel.grid.frequency == "hour"
+    assert (~np.isnan(panel.values)).sum() == 120
+
+
 def test_a_short_history_falls_back_to_the_last_value_and_says_so(bench: Bench) -> None:
     panel = bench.load(weekly())
     assert panel.season_length == 1

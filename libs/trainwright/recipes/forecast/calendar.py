@@ -16,6 +16,7 @@ SEASONS = {"hour": 24, "day": 7, "week": 52, "month": 12, "quarter": 4, "year": 
 
 _CODES = {"year": "Y", "quarter": "Q", "month": "M", "week": "W-SUN", "day": "D", "hour": "h"}
 _LEAST_FILLED = 0.5
+_LEAST_SIDE_BY_SIDE = 0.8
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,14 +86,22 @@ def _inferred(dates: pd.DatetimeIndex, column: str) -> str:
     for name, code in _CODES.items():
         periods = distinct.to_period(code)
         if periods.nunique() == len(distinct):
-            span = int(periods.asi8.max() - periods.asi8.min()) + 1
-            if len(distinct) < 3 or len(distinct) / span >= _LEAST_FILLED:
+            if _is_regular(np.sort(periods.asi8)):
                 return name
             break
     raise DataError(
         f"the dates in {column!r} follow no regular distance ({len(distinct)} different ones from"
         f" {distinct.min()} to {distinct.max()}); set the parameter `frequency`, e.g. week, to sum rows up"
     )
+
+
+def _is_regular(periods: np.ndarray) -> bool:
+    """Return whether most periods have a row, or rows stand side by side with few, perhaps long, gaps."""
+    if len(periods) < 3:
+        return True
+    filled = len(periods) / (int(periods[-1] - periods[0]) + 1)
+    side_by_side = float(np.mean(np.diff(periods) == 1))
+    return filled >= _LEAST_FILLED or side_by_side >= _LEAST_SIDE_BY_SIDE
 
 
 def _offset(dates: pd.DatetimeIndex, periods: pd.PeriodIndex) -> tuple[bool, pd.Timedelta]:

@@ -62,7 +62,7 @@ def topic_configs(topic: Topic) -> dict[str, str]:
         # Only closed segments are deleted, and by default one closes after a week or at 1 GiB.
         configs["segment.ms"] = str(max(topic.retention_ms // 4, 60_000))
     if topic.retention_bytes > 0:
-        configs["segment.bytes"] = str(max(topic.retention_bytes // 16, 1024 * 1024))
+        configs["segment.bytes"] = str(min(topic.retention_bytes // 16, 64 * 1024 * 1024))
     return configs
 
 

@@ -10,7 +10,7 @@ import argparse
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -85,11 +85,13 @@ class CommitsFirst(CrashingLoop):
 class MarksFirst(Relay):
     """A planted bug: rows are marked as sent before Kafka has acknowledged them."""
 
+    crash: Crash
+
     async def drain(self, producer: AIOKafkaProducer) -> int:
         while rows := await self._store.outbox_pending("event", 500):
             async with self._store.transaction() as tx:
                 await tx.mark_sent([row.seq for row in rows], self._clock.now())
-            await asyncio.sleep(0)
+            self.crash.at("after-mark")
             for row in rows:
                 headers = [(name, text.encode()) for name, text in row.headers]
                 await producer.send_and_wait(row.topic, value=row.value, key=row.key.encode(), headers=headers)
@@ -109,14 +111,13 @@ async def main(options: argparse.Namespace) -> None:
     store = CrashingStore(Path(options.store), COLLECTIONS)
     store.crash = crash
     await store.open()
-    plants: Mapping[str, Any] = {"commits-first": CommitsFirst, "marks-first": MarksFirst}
     if options.plant == "forgets":
         applying.is_news = forgets
     inbound = Counting().inbound(store, clock)
     loop = (CommitsFirst if options.plant == "commits-first" else CrashingLoop)(inbound, kafka)
     loop.crash = crash
+    MarksFirst.crash = crash
     relay = (MarksFirst if options.plant == "marks-first" else Relay)("counting", store, kafka, clock)
-    assert options.plant in (None, "forgets", *plants)
     jobs = [asyncio.create_task(job) for job in (loop.run(), relay.run())]
     while not await finished(loop, store, options.end):
         for job in jobs:
@@ -142,5 +143,5 @@ if __name__ == "__main__":
     parser.add_argument("store")
     parser.add_argument("end", type=int)
     parser.add_argument("--crash")
-    parser.add_argument("--plant")
+    parser.add_argument("--plant", choices=["commits-first", "forgets", "marks-first"])
     asyncio.run(main(parser.parse_args()))

@@ -184,7 +184,7 @@ async def test_nothing_is_lost_or_applied_twice_however_often_it_is_killed(
     [
         ("commits-first", "before-commit:2", "lost"),
         ("forgets", "after-commit:2", "twice"),
-        ("marks-first", "after-commit:3", "unanswered"),
+        ("marks-first", "after-mark:2", "unanswered"),
     ],
 )
 async def test_the_checker_finds_planted_bugs(

@@ -133,6 +133,7 @@ def _server(runtime: Runtime, listening: str) -> _Server:
         log_level="warning",
         access_log=False,
         lifespan="off",
+        ws_per_message_deflate=False,  # its windows cost more memory per stream than the short lines save
         timeout_graceful_shutdown=2,
     )
     return _Server(config)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
+
 from trainwright.embedded.archive import free_ports
 from trainwright.embedded.kafka import KafkaProcess
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+
 from trainwright.embedded import process
 from trainwright.embedded.archive import free_ports
 from trainwright.embedded.errors import KafkaError

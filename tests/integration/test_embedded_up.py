@@ -237,6 +237,10 @@ def test_a_port_in_use_is_one_sentence(machine: Callable[..., Machine]) -> None:
     assert "--port" in done.stderr
     assert done.stderr.count("\n") == 1
     assert in_home(other.home) == []
+    other.port = free_ports(1)[0]
+    assert other.up().returncode == 0
+    other.run("down")
+    assert f":{other.port}" in other.run("up", "--detach").stdout  # the port that worked was kept
 
 
 def test_a_control_plane_that_does_not_come_up_is_shown_with_its_log(machine: Callable[..., Machine]) -> None:

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -34,9 +35,8 @@ def test_what_was_chosen_once_is_kept(home: Home) -> None:
     first = home.identity()
     assert first.port == 8700
     assert home.identity() == first
-    assert home.identity(port=9001).port == 9001
-    assert home.identity().port == 9001
-    assert home.identity().cluster_id == first.cluster_id
+    home.save(replace(first, port=9001))
+    assert home.identity() == replace(first, port=9001)
     assert home.api_key() == home.api_key()
 
 

@@ -142,8 +142,8 @@ class Home:
         except OSError:
             return None
 
-    def identity(self, port: int | None = None) -> Identity:
-        """Return what this home chose, choosing on the first call; a given HTTP port is kept from then on.
+    def identity(self) -> Identity:
+        """Return what this home chose, choosing on the first call.
 
         Raises:
             HomeError: `home.json` is damaged or cannot be written.
@@ -152,8 +152,6 @@ class Home:
         found = kept or self._new_identity()
         if formatted := self._formatted_cluster():  # Kafka's own folder decides, whatever became of home.json
             found = replace(found, cluster_id=formatted)
-        if port is not None:
-            found = replace(found, port=port)
         if found != kept:
             self.save(found)
         return found

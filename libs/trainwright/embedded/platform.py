@@ -10,7 +10,7 @@ import secrets
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -150,7 +150,9 @@ def _ports(home: Home, options: Options) -> Identity:
     Raises:
         HomeError: The HTTP port is taken.
     """
-    identity = home.identity(options.port)
+    identity = home.identity()
+    if options.port is not None:
+        identity = replace(identity, port=options.port)
     for name, port in programs.ports(identity, options.separate).items():
         if port > 65_535:
             raise HomeError(f"Port {identity.port} leaves no room for the service '{name}' after it")
@@ -158,6 +160,7 @@ def _ports(home: Home, options: Options) -> Identity:
             raise HomeError(
                 f"Port {port} of {HOST} is already in use by another program; choose another one with --port"
             )
+    home.save(identity)  # a port that was refused is not kept
     return home.free_kafka_ports(identity)
 
 

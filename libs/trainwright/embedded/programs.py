@@ -108,7 +108,7 @@ def worker_programs(home: Home, identity: Identity, count: int) -> list[Program]
                 "TRAINWRIGHT_WORKER_HOME": str(home.worker(number)),
             },
             stage=FIRST,
-            stop_seconds=15.0,
+            stop_seconds=18.0,
         )
         for number in range(1, count + 1)
     ]

@@ -18,7 +18,7 @@ from services.gateway.openapi import Document, merged
 from services.gateway.readiness import platform_readiness
 from services.gateway.settings import GatewaySettings
 from services.gateway.upstream import Upstreams, fetch
-from trainwright.contracts.errors import NotFound, Problem, TooLarge, TrainwrightError
+from trainwright.contracts.errors import NotFound, TooLarge, TrainwrightError
 from trainwright.runtime.envelope import new_traceparent
 from trainwright.runtime.http import ACTOR_HEADER, INTERNAL_HEADER, PREFIX, problem_response, refuse
 
@@ -109,8 +109,7 @@ class Edge:
         for service in OFFSETS:
             answers[service] = await self._upstreams.fetch(service, "/openapi.json")
         there = {service: answer.json() for service, answer in answers.items() if answer.status_code == 200}
-        problem = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
-        document = merged(there, problem)
+        document = merged(there)
         if len(there) == len(answers):
             self._document = (document, now + OPENAPI_FOR)
         return document

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from services.gateway.domain import GATEWAY
+from services.gateway.readiness import PlatformReadiness
+from trainwright.contracts.errors import Problem
 from trainwright.runtime.http import PREFIX
 
 Document = dict[str, Any]
@@ -25,16 +27,23 @@ PROBLEM = {
     "description": "Anything else",
     "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
 }
+READINESS = {
+    "description": "How all services are; 503 when one of them is down",
+    "content": {"application/json": {"schema": {"$ref": "#/components/schemas/PlatformReadiness"}}},
+}
+OF_FASTAPI = frozenset({"HTTPValidationError", "ValidationError"})
 METHODS = frozenset({"get", "put", "post", "delete", "patch", "head", "options", "trace"})
 
 
-def merged(documents: Mapping[str, Document], problem: Document) -> Document:
-    """Return one document of all services' paths and schemas; ``problem`` is the schema of every error."""
+def merged(documents: Mapping[str, Document]) -> Document:
+    """Return one document of all services' paths and schemas."""
     paths: Document = {}
-    schemas: Document = {"Problem": problem.copy()}
-    schemas.update(schemas["Problem"].pop("$defs", {}))
+    schemas: Document = {}
+    for shape in (Problem, PlatformReadiness):
+        schemas[shape.__name__] = shape.model_json_schema(ref_template="#/components/schemas/{model}")
+        schemas.update(schemas[shape.__name__].pop("$defs", {}))
     for service, document in documents.items():
-        own = document.get("components", {}).get("schemas", {})
+        own = {n: s for n, s in document.get("components", {}).get("schemas", {}).items() if n not in OF_FASTAPI}
         taken = {name for name, schema in own.items() if schemas.get(name, schema) != schema}
         schemas.update(
             {_renamed(name, taken, service): _moved(schema, taken, service) for name, schema in own.items()}
@@ -68,6 +77,8 @@ def _finished(item: Document, path: str) -> Document:
             operation["responses"].pop("422", None)
             operation["responses"]["default"] = PROBLEM
             operation["security"] = [] if open_to_all else [{"key": []}]
+            if path == "/health/ready":
+                operation["responses"].update({"200": READINESS, "503": READINESS})
     return item
 
 

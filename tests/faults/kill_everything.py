@@ -24,6 +24,7 @@ from typing import Any
 import httpx
 
 from tests.faults.processes import kill, processes_of
+from trainwright.embedded.archive import free_ports
 
 SCRIPT = """
 import sys, time
@@ -66,11 +67,13 @@ class Home:
     def __init__(self, folder: Path, workers: int) -> None:
         self.folder = folder
         self._workers = workers
+        (self._port,) = free_ports(1)
 
     def up(self) -> float:
         """Start the platform in the background; return the seconds until it was ready."""
         begun = time.monotonic()
-        command = [*_cli(), "up", "--home", str(self.folder), "--workers", str(self._workers), "--detach"]
+        command = [*_cli(), "up", "--home", str(self.folder), "--port", str(self._port)]
+        command += ["--workers", str(self._workers), "--detach"]
         done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
         if done.returncode != 0:
             raise AssertionError(f"`up` failed: {done.stdout}{done.stderr}")

@@ -1,0 +1,97 @@
+"""The counting service's parts inside a test: its store, its relay, its consumer, and how to wait for them."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
+
+from tests.runtime_kit import COLLECTIONS
+from trainwright.contracts.base import Event
+from trainwright.embedded.archive import free_ports
+from trainwright.embedded.kafka import KafkaProcess
+from trainwright.runtime.clock import SystemClock
+from trainwright.runtime.envelope import Cause
+from trainwright.runtime.kafka import Kafka
+from trainwright.runtime.outbox import emit
+from trainwright.runtime.settings import RuntimeSettings
+from trainwright.storage.document import DocumentStore
+from trainwright.storage.sqlite import SqliteStore
+
+
+@contextmanager
+def own_broker(folder: Path) -> Iterator[KafkaProcess]:
+    """Run a broker that a test may pause, kill and rob of its log."""
+    port, controller_port = free_ports(2)
+    with KafkaProcess(folder, port=port, controller_port=controller_port) as broker:
+        yield broker
+
+
+@asynccontextmanager
+async def own_store(folder: Path) -> AsyncIterator[SqliteStore]:
+    """Open a store of the counting service."""
+    store = SqliteStore(folder / "counting.db", COLLECTIONS)
+    await store.open()
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+@asynccontextmanager
+async def running(*jobs: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Run jobs beside the block; one that ends by itself fails the test."""
+    tasks = [asyncio.create_task(job) for job in jobs]
+    try:
+        yield
+        for task in tasks:
+            assert not task.done(), task.exception()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def client_of(bootstrap: str) -> Kafka:
+    """Return the clients' maker for a broker."""
+    return Kafka(RuntimeSettings(kafka=bootstrap))
+
+
+async def say(store: DocumentStore, *events: Event) -> None:
+    """Put events into a store's outbox, all in one transaction."""
+    clock = SystemClock()
+    async with store.transaction() as tx:
+        await emit(tx, events, source="counting", cause=Cause(clock.new_id("cause")), clock=clock)
+
+
+async def log_of(bootstrap: str, topic: str) -> list[ConsumerRecord]:
+    """Return what a topic holds now, with a plain client."""
+    consumer = AIOKafkaConsumer(topic, bootstrap_servers=bootstrap, auto_offset_reset="earliest")
+    await consumer.start()
+    try:
+        partitions = list(consumer.assignment())
+        ends = await consumer.end_offsets(partitions)
+        held: list[ConsumerRecord] = []
+        while any([await consumer.position(p) < ends[p] for p in partitions]):
+            for batch in (await consumer.getmany(timeout_ms=200)).values():
+                held += batch
+        return held
+    finally:
+        await consumer.stop()
+
+
+async def committed(bootstrap: str, group: str, topic: str) -> int | None:
+    """Return the offset that a group has committed for the first partition of a topic."""
+    consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap, group_id=group, enable_auto_commit=False)
+    partition = TopicPartition(topic, 0)
+    consumer.assign([partition])
+    await consumer.start()
+    try:
+        found: int | None = await consumer.committed(partition)
+        return found
+    finally:
+        with contextlib.suppress(Exception):
+            await consumer.stop()

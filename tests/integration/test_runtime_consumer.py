@@ -1,0 +1,233 @@
+"""The consumer on a real broker: exact offsets, nothing skipped, and no outage that it does not outlive."""
+
+import asyncio
+import os
+import shutil
+import signal
+from collections.abc import AsyncIterator, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiokafka import AIOKafkaProducer
+
+from tests.harness import eventually
+from tests.integration.runtime_parts import client_of, committed, own_broker, own_store, running
+from tests.runtime_kit import COLLECTIONS, Counting, record, task_event, versions_seen
+from trainwright.contracts.errors import StoreUnavailable
+from trainwright.contracts.topics import TASK
+from trainwright.embedded.kafka import KafkaProcess
+from trainwright.runtime.apply import DEAD_LETTERS
+from trainwright.runtime.clock import SystemClock
+from trainwright.runtime.consumer import ConsumerLoop
+from trainwright.runtime.dead import Reread
+from trainwright.runtime.health import Health
+from trainwright.runtime.kafka import Kafka
+from trainwright.runtime.relay import Relay
+from trainwright.runtime.settings import RuntimeSettings
+from trainwright.storage.sqlite import SqliteStore
+
+GROUP = "trainwright.counting.task"
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[KafkaProcess]:
+    with own_broker(tmp_path / "kafka") as made:
+        yield made
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
+    async with own_store(tmp_path) as made:
+        yield made
+
+
+async def tell(broker: KafkaProcess, records: Sequence[Reread]) -> int:
+    """Put records on the log; return the offset after the last one."""
+    await client_of(broker.bootstrap).ensure_topics()
+    async with AIOKafkaProducer(bootstrap_servers=broker.bootstrap, acks="all") as producer:
+        acks = [await producer.send(TASK.name, value=r.value, key=r.key, headers=r.headers) for r in records]
+        return max(int(ack.offset) for ack in await asyncio.gather(*acks)) + 1
+
+
+def loop_of(service: Counting, store: Any, broker: KafkaProcess) -> ConsumerLoop:
+    return ConsumerLoop(service.inbound(store, SystemClock()), client_of(broker.bootstrap))
+
+
+async def is_committed(broker: KafkaProcess, end: int) -> None:
+    """Wait until the group has committed everything."""
+
+    async def reached() -> bool:
+        return await committed(broker.bootstrap, GROUP, TASK.name) == end
+
+    await eventually(reached, within=60, what=f"offset {end} to be committed", every=0.2)
+
+
+async def test_what_was_on_the_log_before_the_first_start_is_applied(
+    broker: KafkaProcess, store: SqliteStore
+) -> None:
+    end = await tell(broker, [record(task_event(n)) for n in range(1000)])
+    async with running(loop_of(Counting(), store, broker).run()):
+        await is_committed(broker, end)
+    assert len(await versions_seen(store)) == 1000
+
+
+async def test_every_ending_commits_exactly_what_was_applied(broker: KafkaProcess, store: SqliteStore) -> None:
+    """Good records, poison, failing records, unknown kinds: afterwards the group stands behind the last one."""
+    service = Counting(fail_on={"task-000000000003": 99, "task-000000000007": 2})
+    poison = Reread(TASK.name, 0, 0, b"k", b"broken", record(task_event(1)).headers)
+    unknown = record(task_event(5), headers={"ce_type": b"trainwright.task.TaskPraised.v1"})
+    records = [record(task_event(n)) for n in range(10)]
+    end = await tell(
+        broker, [*records[:4], poison, unknown, *records[4:], Reread(TASK.name, 0, 0, b"k", None, [])]
+    )
+    async with running(loop_of(service, store, broker).run()):
+        await is_committed(broker, end)
+    assert sorted(await versions_seen(store)) == [f"task-{n:012x}" for n in range(10) if n != 3]
+    assert await store.count(DEAD_LETTERS.name) == 3
+    again = Counting()
+    async with running(loop_of(again, store, broker).run()):
+        await is_committed(broker, end)
+        await asyncio.sleep(1)
+    assert again.calls == [], "a second start has nothing to read again"
+
+
+class Sick(SqliteStore):
+    """SQLite that refuses to be written while it is sick."""
+
+    sick = False
+
+    def transaction(self) -> Any:
+        if self.sick:
+            raise StoreUnavailable("the disk is full")
+        return super().transaction()
+
+
+async def test_a_store_that_is_down_is_waited_for_and_nothing_is_skipped(
+    broker: KafkaProcess, tmp_path: Path
+) -> None:
+    store = Sick(tmp_path / "sick.db", COLLECTIONS)
+    await store.open()
+    service = Counting()
+    loop = loop_of(service, store, broker)
+    relay = Relay("counting", store, client_of(broker.bootstrap), SystemClock())
+    health = Health("counting", store, relay, [loop])
+    first = await tell(broker, [record(task_event(n)) for n in range(20)])
+    async with running(loop.run(), relay.run()):
+        await is_committed(broker, first)
+        await eventually(lambda: relay.connected and loop.connected, within=10, what="both to be connected")
+        assert (await health.ready()).status == "ok"
+        store.sick = True
+        poison = Reread(TASK.name, 0, 0, b"k", b"broken", record(task_event(1)).headers)
+        end = await tell(broker, [poison, *[record(task_event(n)) for n in range(20, 60)]])
+        await eventually(lambda: not loop.store_ok, within=20, what="the store to be missed")
+        assert (await health.ready()).status == "down"
+        await asyncio.sleep(1)
+        assert await committed(broker.bootstrap, GROUP, TASK.name) == first
+        store.sick = False
+        await is_committed(broker, end)
+        assert (await health.ready()).status == "ok"
+    assert len(await versions_seen(store)) == 60
+    assert await store.count(DEAD_LETTERS.name) == 1
+    await store.close()
+
+
+async def test_many_failing_records_do_not_hold_a_poll_longer_than_its_budget(
+    broker: KafkaProcess, store: SqliteStore
+) -> None:
+    """What is left of a poll is read again: the offsets of the first part are committed meanwhile."""
+    service = Counting(fail_on={f"task-{n:012x}": 99 for n in range(12)})
+    end = await tell(broker, [record(task_event(n)) for n in range(30)])
+    async with running(loop_of(service, store, broker).run()):
+
+        async def part_is_committed() -> bool:
+            return 0 < (await committed(broker.bootstrap, GROUP, TASK.name) or 0) < end
+
+        await eventually(part_is_committed, within=30, what="a part to be committed", every=0.2)
+        await is_committed(broker, end)
+    assert sorted(await versions_seen(store)) == [f"task-{n:012x}" for n in range(12, 30)]
+    assert await store.count(DEAD_LETTERS.name) == 12
+    assert all(service.calls.count(f"task-{n:012x}") == 1 for n in range(13, 30))
+
+
+async def test_readiness_notices_a_silent_broker_and_the_end_of_silence(
+    broker: KafkaProcess, store: SqliteStore
+) -> None:
+    loop = loop_of(Counting(), store, broker)
+    end = await tell(broker, [record(task_event(0))])
+    assert broker.pid is not None
+    async with running(loop.run()):
+        await is_committed(broker, end)
+        assert loop.connected
+        os.kill(broker.pid, signal.SIGSTOP)
+        try:
+            await eventually(lambda: not loop.connected, within=10, what="the silence to be noticed")
+        finally:
+            os.kill(broker.pid, signal.SIGCONT)
+        await eventually(lambda: loop.connected, within=20, what="the broker to be heard again")
+        end = await tell(broker, [record(task_event(1))])
+        await is_committed(broker, end)
+    assert len(await versions_seen(store)) == 2
+
+
+async def test_kill_9_of_the_broker_is_outlived(broker: KafkaProcess, store: SqliteStore) -> None:
+    loop = loop_of(Counting(), store, broker)
+    end = await tell(broker, [record(task_event(n)) for n in range(100)])
+    async with running(loop.run()):
+        await is_committed(broker, end)
+        broker.kill()
+        await eventually(lambda: not loop.connected, within=10, what="the loss to be noticed")
+        broker.start()
+        broker.wait_ready()
+        end = await tell(broker, [record(task_event(n)) for n in range(100, 200)])
+        await is_committed(broker, end)
+    assert await versions_seen(store) == {f"task-{n:012x}": [1] for n in range(200)}
+
+
+async def test_two_members_of_a_group_share_partitions_and_lose_nothing_when_one_leaves(
+    broker: KafkaProcess, tmp_path: Path
+) -> None:
+    production = Kafka(RuntimeSettings(kafka=broker.bootstrap, topics="production", static_members=False))
+    await production.ensure_topics()
+    services = [Counting(), Counting()]
+
+    async def tell_all(numbers: range) -> None:
+        async with AIOKafkaProducer(bootstrap_servers=broker.bootstrap, acks="all") as producer:
+            for n in numbers:
+                r = record(task_event(n))
+                await producer.send(TASK.name, value=r.value, key=r.key, headers=r.headers)
+
+    def applied() -> set[str]:
+        return {call for service in services for call in service.calls}
+
+    async with own_store(tmp_path / "one") as one, own_store(tmp_path / "two") as two:
+        first = ConsumerLoop(services[0].inbound(one, SystemClock()), production)
+        second = ConsumerLoop(services[1].inbound(two, SystemClock()), production)
+        async with running(first.run()):
+            async with running(second.run()):
+                await tell_all(range(300))
+                await eventually(lambda: len(applied()) == 300, within=40, what="300 events to be applied")
+                await eventually(lambda: second.connected, within=10, what="the second to be connected")
+            await tell_all(range(300, 400))
+            await eventually(lambda: len(applied()) == 400, within=40, what="the rest to be applied")
+    assert len(applied()) == 400
+
+
+async def test_a_log_that_was_lost_is_read_from_its_new_beginning(
+    broker: KafkaProcess, store: SqliteStore
+) -> None:
+    """A position remembered from the old log must not hide what the new one holds below it."""
+    loop = loop_of(Counting(), store, broker)
+    end = await tell(broker, [record(task_event(n)) for n in range(50)])
+    async with running(loop.run()):
+        await is_committed(broker, end)
+        broker.kill()
+        shutil.rmtree(broker.folder / "log")
+        again = KafkaProcess(broker.folder, port=broker.port, controller_port=broker.controller_port)
+        with again:
+            await tell(again, [record(task_event(n)) for n in range(1000, 1100)])
+
+            async def all_applied() -> bool:
+                return len(await versions_seen(store)) == 150
+
+            await eventually(all_applied, within=60, what="the new log to be applied whole", every=0.3)

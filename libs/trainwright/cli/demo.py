@@ -120,6 +120,8 @@ def _stop(up: "subprocess.Popen[bytes]") -> None:
     from trainwright.embedded import process
 
     try:
+        if up.poll() is None:
+            typer.echo("Stopping everything")
         process.stop(up, STOP_SECONDS)
     except KeyboardInterrupt:
         up.kill()
@@ -138,7 +140,7 @@ def _train(client: "Client", document: Path, home: Path) -> int:
     typer.echo(f"Submitted {_short(document)} as {task_id}")
     try:
         task = watch(client, task_id, view_for(as_json=False))
-        outcome.tell(client, task)
+        outcome.tell(client, task, report=False)
         return _show_report(client, task, home) if task.status == "completed" else FAILED
     except KeyboardInterrupt:
         with contextlib.suppress(Exception):  # it must not run again with the next demo
@@ -157,7 +159,7 @@ def _show_report(client: "Client", task: "TaskView", home: Path) -> int:
     from trainwright.cli.observe import save_report
 
     path = save_report(client.report(task.task_id), home / f"report-{task.task_id}.html")
-    typer.secho(f"Report: {path}", bold=True)
+    typer.secho(f"report         {path}", bold=True)
     return COMPLETED
 
 

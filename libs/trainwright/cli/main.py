@@ -1,6 +1,7 @@
 """The command's entry point and its table of groups. Not here: what the commands do."""
 
 import os
+import signal
 import sys
 from importlib import import_module
 from importlib.util import find_spec
@@ -59,6 +60,8 @@ def _shared(
 
 def main() -> None:
     """Run the command line; a person sees sentences, never a traceback (unless TRAINWRIGHT_TRACE is set)."""
+    # A shell starts background jobs with Ctrl-C ignored; whoever sends it means it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     arguments = take_shared_options(sys.argv[1:])
     try:
         app(arguments)

@@ -34,10 +34,10 @@ def model_of(client: "Client", task_id: str, patience: float = RESULT_SECONDS) -
         time.sleep(0.2)
 
 
-def tell(client: "Client", task: "TaskView") -> None:
-    """Say how a final task ended."""
+def tell(client: "Client", task: "TaskView", *, report: bool = True) -> None:
+    """Say how a final task ended and, unless the caller does, where its report is."""
     if task.status == "completed":
-        _tell_result(client, task)
+        _tell_result(client, task, report)
     elif task.status == "failed":
         _tell_failure(task)
     else:
@@ -53,7 +53,7 @@ def comparison(metrics: dict[str, Any]) -> tuple[str, list[tuple[str, str, str]]
     return str(beside.get("name", "")), rows
 
 
-def _tell_result(client: "Client", task: "TaskView") -> None:
+def _tell_result(client: "Client", task: "TaskView", report: bool) -> None:
     typer.secho(f"{task.task_id} completed", fg="green")
     model = model_of(client, task.task_id)
     if model is None:
@@ -63,7 +63,7 @@ def _tell_result(client: "Client", task: "TaskView") -> None:
     if model.description:
         typer.echo(f"               {model.description}")
     show_errors(model.metrics)
-    if model.report:
+    if model.report and report:
         typer.echo(f"report         {client.report_url(task.task_id)}")
         typer.echo(f"               save it with `trainwright report {task.task_id}`")
 

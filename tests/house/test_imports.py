@@ -55,6 +55,10 @@ def test_what_people_import_stays_light(module: str) -> None:
     assert loaded_by(module) & HEAVY == set()
 
 
+def test_the_control_plane_starts_without_what_only_training_and_reports_need() -> None:
+    assert loaded_by("services.app") & CONTROL_PLANE_HEAVY == set()
+
+
 def test_importing_trainwright_costs_nothing() -> None:
     """A user's script pays only for what it uses: the root loads nothing but a little of the standard library."""
     loaded = loaded_by("trainwright") - set(sys.stdlib_module_names)

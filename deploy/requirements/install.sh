@@ -48,8 +48,19 @@ announce() {
     esac
 }
 
+system_certificates() {
+    # uv brings certificate authorities of its own; a machine that has a bundle may trust more of them (a company's proxy).
+    for bundle in /etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt /etc/ssl/cert.pem; do
+        if [ -e $bundle ]; then
+            printf '%s' --system-certs
+            return
+        fi
+    done
+}
+
 install() {
-    .venv/bin/uv pip install --quiet --python .venv/bin/python --require-hashes --compile-bytecode "$@" ||
+    # shellcheck disable=SC2046  # no word when there is no bundle
+    .venv/bin/uv pip install $(system_certificates) --quiet --python .venv/bin/python --require-hashes --compile-bytecode "$@" ||
         stop "installing packages failed: see the lines above; when the network is back run the same make command again, what was fetched is kept."
 }
 

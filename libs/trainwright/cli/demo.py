@@ -104,7 +104,11 @@ def _wait_ready(up: "subprocess.Popen[bytes]", home: Path, log: Path) -> None:
     from trainwright.embedded.home import Home
 
     deadline = time.monotonic() + START_SECONDS
+    said_fetching = False
     while time.monotonic() < deadline:
+        if not said_fetching and (fetching := _line_with("Fetching", log)):
+            typer.echo(fetching)
+            said_fetching = True
         state = Home(home).state()  # an earlier one's may still be there
         if state.get("ready") and state.get("supervisor") == Home(home).holder():
             return
@@ -113,6 +117,11 @@ def _wait_ready(up: "subprocess.Popen[bytes]", home: Path, log: Path) -> None:
             stop(said or f"the platform ended at once (exit code {up.returncode}); see {log}")
         time.sleep(0.1)
     stop(f"the platform was not ready after {START_SECONDS:.0f} s; see {log}")
+
+
+def _line_with(word: str, log: Path) -> str | None:
+    """Return what the platform says about a wait that a person should know of."""
+    return next((line for line in log.read_text(errors="replace").splitlines() if line.startswith(word)), None)
 
 
 def _stop(up: "subprocess.Popen[bytes]") -> None:

@@ -165,6 +165,24 @@ async def test_what_a_lost_log_held_goes_out_again(
             await eventually(everything_is_back, within=30, what="kept rows to be sent again", every=0.5)
 
 
+async def test_a_lost_log_is_noticed_by_a_relay_that_has_nothing_to_send(
+    broker: KafkaProcess, store: SqliteStore
+) -> None:
+    relay = Relay("counting", store, client_of(broker.bootstrap), SystemClock(), compare_every=1)
+    async with running(relay.run()):
+        await say(store, *[task_event(n) for n in range(20)])
+        await sent(store)
+        broker.kill()
+        shutil.rmtree(broker.folder / "log")
+        with KafkaProcess(broker.folder, port=broker.port, controller_port=broker.controller_port) as again:
+
+            async def everything_is_back() -> bool:
+                return await subjects(again) == named(range(20))
+
+            await client_of(again.bootstrap).ensure_topics()
+            await eventually(everything_is_back, within=40, what="kept rows to be sent again", every=0.5)
+
+
 async def test_rows_that_were_sent_long_ago_are_swept_and_young_ones_kept(
     broker: KafkaProcess, store: SqliteStore
 ) -> None:

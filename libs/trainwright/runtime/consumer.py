@@ -4,8 +4,9 @@ Raw aiokafka under our own life cycle (docs/decisions/0001): every path ends in 
 applied, or in a pause and a seek back. A client that is stuck or cut off is thrown away and built anew.
 """
 
+import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
@@ -108,10 +109,20 @@ class ConsumerLoop:
         try:
             for partition, offset in left.items():
                 consumer.seek(partition, offset)
-            await consumer.commit(offsets)
+            await _to_its_end(consumer.commit(offsets))
         except (CommitFailedError, IllegalStateError) as error:
             # The partitions moved on to another member, which will read these records again and ignore them.
             logger.info("%s: not committed: %r", self.name, error)
+
+
+async def _to_its_end(commit: Coroutine[None, None, None]) -> None:
+    # Cancelled in the middle, aiokafka leaves a task behind that fails later with nobody to tell.
+    task = asyncio.create_task(commit)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait({task}, timeout=1)
+        raise
 
 
 class _Answers:

@@ -25,6 +25,7 @@ ACK_TIMEOUT = 10.0
 KEEP = timedelta(hours=24)
 SWEEP_EVERY = 3600.0
 COMPARE_EVERY = 60.0
+"""Seconds between looks at whether the log still holds what was sent."""
 IDLE = 5.0
 """Seconds between looks at the outbox when no commit of this process wakes the relay."""
 
@@ -32,7 +33,16 @@ IDLE = 5.0
 class Relay:
     """Publishes one store's events."""
 
-    def __init__(self, service: str, store: DocumentStore, kafka: Kafka, clock: Clock) -> None:
+    def __init__(
+        self,
+        service: str,
+        store: DocumentStore,
+        kafka: Kafka,
+        clock: Clock,
+        *,
+        compare_every: float = COMPARE_EVERY,
+    ) -> None:
+        self._compare_every = compare_every
         self._service = service
         self._store = store
         self._kafka = kafka
@@ -46,7 +56,12 @@ class Relay:
         while True:
             try:
                 async with self._kafka.producer() as producer:
-                    await self._publish_for_ever(producer, backoff)
+                    await self._compare_log()
+                    watch = asyncio.create_task(self._watch_log())
+                    try:
+                        await self._publish_for_ever(producer, watch, backoff)
+                    finally:
+                        watch.cancel()
             except (*UNREACHABLE, StoreUnavailable) as error:
                 logger.warning("%s: relay waits: %r", self._service, error)
             except Exception:
@@ -72,16 +87,15 @@ class Relay:
             sent += len(rows)
         return sent
 
-    async def _publish_for_ever(self, producer: AIOKafkaProducer, backoff: Backoff) -> None:
-        swept = compared = -math.inf
-        while True:
-            now = self._clock.monotonic()
-            if now - compared > COMPARE_EVERY:
-                await self._compare_log()
-                compared = now
+    async def _publish_for_ever(
+        self, producer: AIOKafkaProducer, watch: asyncio.Task[None], backoff: Backoff
+    ) -> None:
+        swept = -math.inf
+        while not watch.done():
             await self.drain(producer)
             self.connected = True
             backoff.reset()
+            now = self._clock.monotonic()
             if now - swept > SWEEP_EVERY:
                 await self._store.outbox_sweep(self._clock.now() - KEEP)
                 swept = now
@@ -89,13 +103,24 @@ class Relay:
                 await asyncio.wait_for(self._store.outbox_added(), IDLE)
             except TimeoutError:
                 continue
+        watch.result()
+
+    async def _watch_log(self) -> None:
+        """Notice a log that was lost while there was nothing to send; end when there is something to do about it.
+
+        A task of its own: asking takes longer than an event may wait for it.
+        """
+        while True:
+            await self._clock.sleep(self._compare_every)
+            if await self._has_lost(await self._store.log_position(), await self._kafka.cluster_id()):
+                return
 
     async def _compare_log(self) -> None:
         known = await self._store.log_position()
         cluster_id = await self._kafka.cluster_id()
         await self._kafka.ensure_topics()  # a log that was lost took its topics with it
         self._position = LogPosition(cluster_id, known.offsets)
-        if known.cluster_id is not None and await self._has_lost(known, cluster_id):
+        if await self._has_lost(known, cluster_id):
             await self._send_again("it is another cluster, or ends before the last record")
 
     async def _send_again(self, why: str) -> None:
@@ -105,7 +130,7 @@ class Relay:
 
     async def _has_lost(self, known: LogPosition, cluster_id: str) -> bool:
         if cluster_id != known.cluster_id:
-            return True
+            return known.cluster_id is not None
         partitions = {name: _partition(name) for name in known.offsets}
         if not partitions:
             return False

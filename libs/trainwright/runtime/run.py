@@ -100,7 +100,7 @@ def _bring_up(service: Service, runtime: Runtime, topics_ready: asyncio.Event) -
 
 
 async def _create_topics(kafka: Kafka, clock: Clock, ready: asyncio.Event) -> None:
-    backoff = Backoff(clock, most=2.0)
+    backoff = Backoff(clock, most=0.5)
     while not ready.is_set():
         try:
             await kafka.ensure_topics()

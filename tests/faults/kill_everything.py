@@ -136,8 +136,8 @@ def _submit_all(platform: Home, folder: Path, tasks: int, steps: int) -> dict[st
     with platform.client() as api:
         for number in range(tasks):
             base = number * 1000
-            parameters = {"path": str(script), "args": [str(base), str(steps), "0.01"]}
-            config = {"recipe": "script", "parameters": parameters, "resource_requirements": {"cpu": 0.5}}
+            parameters = {"path": str(script), "args": [str(base), str(steps), "0.05"]}
+            config = {"recipe": "script", "parameters": parameters, "resource_requirements": {"cpu": 0.25}}
             answer = api.post("/tasks", json={"config": config, "start": True})
             answer.raise_for_status()
             bases[answer.json()["task_id"]] = base

@@ -22,7 +22,7 @@ from trainwright.embedded import process
 from trainwright.embedded.archive import free_ports
 
 CONTROL_PLANE = """
-import http.server, os, signal, sys
+import http.server, json, os, signal, sys
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 if os.path.exists("broken"):
     sys.exit("the settings are wrong")
@@ -30,7 +30,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         self.send_response(503 if os.path.exists("unready") else 200)
         self.end_headers()
-        self.wfile.write(os.environ["TRAINWRIGHT_ADMIN_KEY_FILE"].encode())
+        self.wfile.write(json.dumps({"status": "ok", "key": os.environ["TRAINWRIGHT_ADMIN_KEY_FILE"]}).encode())
     def log_message(self, *_):
         pass
 http.server.HTTPServer(("127.0.0.1", int(os.environ["TRAINWRIGHT_PORT"])), Handler).serve_forever()
@@ -145,7 +145,7 @@ def test_up_status_down_and_up_again_on_the_same_ports(machine: Callable[..., Ma
     done = one.up("--workers", "2")
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"http://127.0.0.1:{one.port}" in done.stdout
-    assert one.get().decode() == str(one.home / "api-key")
+    assert json.loads(one.get())["key"] == str(one.home / "api-key")
     assert (one.home / "api-key").stat().st_mode & 0o777 == 0o600
 
     status = one.status()

@@ -5,6 +5,7 @@ Not here: how it is shown (cli/platform.py), the processes themselves (`programs
 
 import contextlib
 import http.client
+import json
 import os
 import secrets
 import signal
@@ -132,13 +133,14 @@ def status(home: Home) -> dict[str, Any]:
     }
 
 
-def answers(port: int, path: str = "/health/ready", seconds: float = 1.0) -> bool:
-    """Return whether an HTTP server of this machine answers 200."""
+def is_ready(port: int, seconds: float = 1.0) -> bool:
+    """Return whether the service on a port of this machine is ready, and not merely accepting without Kafka."""
     connection = http.client.HTTPConnection(HOST, port, timeout=seconds)
     try:
-        connection.request("GET", path)
-        return connection.getresponse().status == 200
-    except (OSError, http.client.HTTPException):
+        connection.request("GET", "/health/ready")
+        answer = connection.getresponse()
+        return answer.status == 200 and json.loads(answer.read())["status"] == "ok"
+    except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError):
         return False
     finally:
         connection.close()
@@ -189,7 +191,7 @@ def _supervisor(
             *programs.service_programs(home, identity, token=secrets.token_urlsafe(32), separate=options.separate),
             *programs.worker_programs(home, identity, options.workers),
         ],
-        ready=lambda: all(answers(port) for port in at.values()),
+        ready=lambda: all(is_ready(port) for port in at.values()),
         signals=signals,
         say=say,
         state={
@@ -205,7 +207,7 @@ def _supervisor(
 
 def _ready_now(state: dict[str, Any]) -> bool:
     port = str(state.get("url") or "").rpartition(":")[2]
-    return bool(state.get("ready")) and port.isdigit() and answers(int(port))
+    return bool(state.get("ready")) and port.isdigit() and is_ready(int(port))
 
 
 def _shown(entry: dict[str, Any], running: set[int | None]) -> dict[str, Any]:
@@ -225,4 +227,4 @@ def _workers(count: int) -> str:
     return "no worker" if count == 0 else "one worker" if count == 1 else f"{count} workers"
 
 
-__all__ = ["EmbeddedError", "Options", "Started", "answers", "down", "status", "up", "url_of"]
+__all__ = ["EmbeddedError", "Options", "Started", "down", "is_ready", "status", "up", "url_of"]

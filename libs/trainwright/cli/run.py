@@ -44,7 +44,7 @@ def run(
     check_limits(files)
     needs: dict[str, Any] = {"gpu": gpu, "cpu": cpu} | ({"memory": memory} if memory else {})
     config = {
-        "name": name or script.stem,
+        "name": name or script.resolve().stem,
         "recipe": "script",
         "parameters": {"path": entry, "args": list(arguments or [])},
         "resource_requirements": needs,

@@ -43,7 +43,7 @@ def script_files(script: Path, written: str) -> tuple[str, list[Upload]]:
             stop(f"the folder {written} has none of {', '.join(ENTRY_NAMES)}; name the script itself as `path`")
         return entry, list(_folder(script, PurePosixPath()))
     if not script.is_file():
-        stop(f"the script {written} does not exist (looked for {script})")
+        stop(f"the script {written} does not exist{_looked_for(script, written)}")
     root = script.parent
     files = sorted({script, *_local_modules(script, root)})
     return script.name, [Upload(file, file.relative_to(root).as_posix()) for file in files]
@@ -55,7 +55,7 @@ def data_files(source: Path, written: str) -> tuple[str, list[Upload]]:
     if source.is_dir():
         stop(f"the data {written} is a folder; name a file in it, or the folder by its absolute path")
     if not source.is_file():
-        stop(f"the data {written} does not exist (looked for {source})")
+        stop(f"the data {written} does not exist{_looked_for(source, written)}")
     return str(place), [Upload(source, str(place))]
 
 
@@ -67,7 +67,10 @@ def folder_files(folder: Path) -> list[Upload]:
 def check_limits(uploads: list[Upload]) -> None:
     """End the command when the files are too many or too large to travel with a task."""
     if len(uploads) > MAX_FILES:
-        stop(f"{len(uploads)} files are more than the {MAX_FILES} that a task may take along")
+        stop(
+            f"{len(uploads)} files are more than the {MAX_FILES} that a task may take along; choose a smaller folder,"
+            " and name data by its absolute path"
+        )
     total = 0
     for upload in uploads:
         amount = upload.source.stat().st_size
@@ -96,6 +99,10 @@ def send(client: "Client", uploads: Iterable[Upload]) -> list[dict[str, object]]
         stored = client.upload(upload.source)
         references.append({"path": upload.place, "sha256": stored.sha256, "size": stored.size})
     return references
+
+
+def _looked_for(path: Path, written: str) -> str:
+    return "" if str(path) == written else f" (looked for {path})"
 
 
 def _folder(folder: Path, place: PurePosixPath) -> Iterator[Upload]:

@@ -69,8 +69,9 @@ format: .venv/.dev ## Rewrite the code in the house format
 	@$(python) -m ruff check --fix $(code)
 
 .PHONY: contracts
-contracts: .venv/.setup ## Write schemas and asyncapi.json anew; refuses a change that would break readers
+contracts: .venv/.setup ## Write schemas, asyncapi.json and openapi.json anew; refuses what would break readers
 	@$(python) -m trainwright.contracts.schemas docs/contracts
+	@$(python) -m services.openapi docs/contracts/openapi.json
 
 .PHONY: bench
 bench: .venv/.dev ## Measure the platform's figures on this machine, some minutes

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from jsonschema import Draft202012Validator
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from trainwright.contracts import schemas
 from trainwright.contracts.base import Event
@@ -180,6 +180,16 @@ def test_a_contract_that_breaks_readers_is_not_written(tmp_path: Path, capsys: p
     assert "trainwright.task.TaskCreated.v1: TaskDocument.colour: the field is gone" in said
     assert "trainwright.task.TaskForgotten.v1: the contract is gone" in said
     assert not (tmp_path / "asyncapi.json").exists()
+
+
+@pytest.mark.parametrize("model", schemas.API_MODELS, ids=lambda model: model.__name__)
+def test_what_people_are_shown_as_an_example_is_one(model: type[BaseModel]) -> None:
+    schema = SCHEMAS[model.__name__]
+    for shown in schema.get("examples", []):
+        model.model_validate(shown)
+        Draft202012Validator(schema).validate(shown)
+    without = {"BundleManifest", "CreateTask", "DeadLetterList"}
+    assert bool(schema.get("examples")) != (model.__name__ in without), "CreateTask's are beside its route"
 
 
 def test_what_an_event_says_of_itself_is_complete() -> None:

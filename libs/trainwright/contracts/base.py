@@ -93,6 +93,11 @@ Name = Annotated[str, Field(min_length=1, max_length=200)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the content, in hex.")]
 
 
+def example(**fields: Any) -> ConfigDict:
+    """Return a model's configuration that shows people an example of it."""
+    return ConfigDict(json_schema_extra={"examples": [fields]})
+
+
 class Contract(BaseModel):
     """A shape that crosses a process border; unknown fields are ignored: additions stay compatible."""
 

@@ -17,7 +17,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from trainwright.contracts.base import Contract
+from trainwright.contracts.base import Contract, example
 
 
 class FieldError(Contract):
@@ -30,6 +30,15 @@ class FieldError(Contract):
 class Problem(Contract):
     """An error answer (RFC 9457, ``application/problem+json``)."""
 
+    model_config = example(
+        title="Invalid input",
+        status=422,
+        detail="config.paramters: unknown key 'paramters'; did you mean 'parameters'?",
+        code="invalid_input",
+        errors=[
+            {"path": "config.paramters", "message": "unknown key 'paramters'; did you mean 'parameters'?"},
+        ],
+    )
     type: str = "about:blank"
     title: str
     status: int

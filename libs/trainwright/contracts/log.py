@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from trainwright.contracts.base import Contract, Event, JsonObject, Timestamp
+from trainwright.contracts.base import Contract, Event, JsonObject, Timestamp, example
 
 
 class LogLevel(StrEnum):
@@ -66,5 +66,16 @@ class LogEntry(Contract):
 class LogPage(Contract):
     """`GET /tasks/{id}/logs`: oldest first; with `next_cursor` the following page, also later on."""
 
+    model_config = example(
+        entries=[
+            {
+                "time": "2025-03-03T08:16:03.100000Z",
+                "level": "WARNING",
+                "message": "7 series are shorter than two horizons",
+                "extra": {"attempt": 1, "stream": "stderr"},
+            }
+        ],
+        next_cursor="WzE3XQ",
+    )
     entries: list[LogEntry]
     next_cursor: str | None

@@ -4,7 +4,7 @@ from typing import ClassVar, NamedTuple
 
 from pydantic import Field
 
-from trainwright.contracts.base import Contract, Event, Number
+from trainwright.contracts.base import Contract, Event, Number, example
 
 
 class MetricPoint(NamedTuple):
@@ -36,6 +36,7 @@ class MetricBatch(Event):
 class MetricSeries(Contract):
     """`GET /tasks/{id}/metrics?name=…`: points are `[step, value]`."""
 
+    model_config = example(task_id="task-3f9c1a7be042", name="loss", points=[[1, 0.912], [2, "NaN"], [3, 0.874]])
     task_id: str
     name: str
     points: list[tuple[int, Number]]
@@ -44,6 +45,7 @@ class MetricSeries(Contract):
 class MetricOverview(Contract):
     """`GET /tasks/{id}/metrics`."""
 
+    model_config = example(task_id="task-3f9c1a7be042", latest={"loss": 0.0731, "lr": 0.001}, names=["loss", "lr"])
     task_id: str
     latest: dict[str, Number]
     names: list[str]

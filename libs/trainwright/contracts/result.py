@@ -5,7 +5,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from trainwright.contracts.attempt import BundleFile
-from trainwright.contracts.base import Contract, Event, Guard, JsonObject, Newer, Sha256, Timestamp
+from trainwright.contracts.base import Contract, Event, Guard, JsonObject, Newer, Sha256, Timestamp, example
 
 
 class ModelVersion(Contract):
@@ -70,5 +70,24 @@ class Pagination(Contract):
 class ModelPage(Contract):
     """`GET /models`."""
 
+    model_config = example(
+        models=[
+            {
+                "model_id": "store/S001_all/tcn/v4",
+                "identity": "store/S001_all/tcn",
+                "number": 4,
+                "version": 2,
+                "task_id": "task-3f9c1a7be042",
+                "attempt": 1,
+                "task_name": "walmart-weekly",
+                "recipe": "forecast",
+                "description": "TCN, 8 weeks ahead",
+                "bundle": "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824",
+                "metrics": {"mase": 0.844, "wape": 0.073},
+                "created_at": "2025-03-03T08:21:40.750000Z",
+            }
+        ],
+        pagination={"total": 1, "page": 1, "page_size": 20, "total_pages": 1},
+    )
     models: list[ModelVersion]
     pagination: Pagination

@@ -19,9 +19,12 @@ from trainwright.contracts.base import (
     Request,
     Sha256,
     Timestamp,
+    example,
     known_only,
 )
 from trainwright.contracts.resource import ResourceRequirements, ResourceUsage
+
+_ID, _MORNING, _LATER = "task-3f9c1a7be042", "2025-03-03T08:15:30.120000Z", "2025-03-03T08:16:02.500000Z"
 
 Labels = Annotated[dict[Name, Annotated[str, Field(max_length=200)]], Field(max_length=64)]
 
@@ -85,6 +88,13 @@ class FileRef(Request):
 class TaskConfig(Request):
     """A task document, as people write it in YAML or JSON."""
 
+    model_config = example(
+        name="walmart-weekly",
+        recipe="forecast",
+        parameters={"model": "tcn", "mode": "store", "horizon": 8, "max_steps": 300, "seed": 1},
+        data={"path": "examples/data/walmart_sales_weekly.csv", "time": "Date", "target": "Weekly_Sales"},
+        resource_requirements={"gpu": 0, "cpu": 1, "memory": "2Gi"},
+    )
     name: Name | None = Field(None, description="A name for people; the recipe's name when left out.")
     recipe: Name = Field(description="Key of a recipe: `forecast`, `script`, or one that is installed.")
     parameters: JsonObject = Field(default={}, description="The recipe's parameters.")
@@ -191,6 +201,7 @@ class CreateTask(Request):
 class TaskCreatedAnswer(Contract):
     """The answer to `POST /tasks`."""
 
+    model_config = example(task_id=_ID, status="pending", created_at=_MORNING)
     task_id: str
     status: TaskStatus
     created_at: Timestamp
@@ -199,6 +210,7 @@ class TaskCreatedAnswer(Contract):
 class TransitionAnswer(Contract):
     """The answer to `POST /tasks/{id}/start|cancel`: the true state at once."""
 
+    model_config = example(task_id=_ID, status="pending", phase="waiting_slots", reason="waits for a free slot")
     task_id: str
     status: TaskStatus
     phase: TaskPhase
@@ -234,6 +246,22 @@ class AttemptSummary(Contract):
 class TaskView(TaskDocument):
     """`GET /tasks/{id}`: the document with what the run last reported."""
 
+    model_config = example(
+        task_id=_ID,
+        version=4,
+        name="walmart-weekly",
+        config={"recipe": "forecast", "parameters": {"model": "tcn"}},
+        status="running",
+        phase="training",
+        attempt=1,
+        worker_id="worker-7d20c4e91b55",
+        created_at=_MORNING,
+        updated_at=_LATER,
+        started_at=_LATER,
+        progress={"current_step": 120, "total_steps": 300, "percentage": 40.0},
+        latest_metrics={"loss": 0.0731},
+        eta_seconds=42.5,
+    )
     progress: Progress = Progress()
     latest_metrics: dict[str, Number] = {}
     resource_usage: ResourceUsage = ResourceUsage()
@@ -260,6 +288,25 @@ class TaskSummary(Contract):
 class TaskPage(Contract):
     """`GET /tasks`."""
 
+    model_config = example(
+        tasks=[
+            {
+                "task_id": _ID,
+                "name": "walmart-weekly",
+                "recipe": "forecast",
+                "status": "running",
+                "phase": "training",
+                "reason": "",
+                "priority": 0,
+                "attempt": 1,
+                "progress": {"current_step": 120, "total_steps": 300, "percentage": 40.0},
+                "created_at": _MORNING,
+                "updated_at": _LATER,
+            }
+        ],
+        total=1,
+        next_cursor=None,
+    )
     tasks: list[TaskSummary]
     total: int
     next_cursor: str | None = None
@@ -268,6 +315,19 @@ class TaskPage(Contract):
 class History(Contract):
     """`GET /tasks/{id}/history`."""
 
+    model_config = example(
+        task_id=_ID,
+        entries=[
+            {
+                "version": 1,
+                "time": _MORNING,
+                "actor": "admin",
+                "cause": "created",
+                "status": "pending",
+                "phase": "not_started",
+            }
+        ],
+    )
     task_id: str
     entries: list[HistoryEntry]
 
@@ -275,5 +335,6 @@ class History(Contract):
 class StoredFile(Contract):
     """The answer to `POST /files`."""
 
+    model_config = example(sha256="8b1a9953c4611296a827abf8c47804d7e6c49c6b97a5f2d1c2bb0a9a3f6d1e20", size=48211)
     sha256: Sha256
     size: int

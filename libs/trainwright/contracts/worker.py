@@ -4,7 +4,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from trainwright.contracts.base import Contract, Event, Guard, Newer, Timestamp
+from trainwright.contracts.base import Contract, Event, Guard, Newer, Timestamp, example
 from trainwright.contracts.resource import Gpu, ResourceUsage, Slots
 
 
@@ -85,4 +85,21 @@ class WorkerView(Contract):
 class WorkerList(Contract):
     """`GET /workers`."""
 
+    model_config = example(
+        workers=[
+            {
+                "worker_id": "worker-7d20c4e91b55",
+                "hostname": "gpu-node-4",
+                "state": "alive",
+                "cpus": 16,
+                "memory": 68719476736,
+                "gpus": [{"index": 0, "model": "NVIDIA L4", "memory": 24152899584}],
+                "free": {"gpus": [0], "cpu": 15, "memory": 66571993088},
+                "attempts": [{"task_id": "task-3f9c1a7be042", "attempt": 1}],
+                "usage": {"cpu": 142.0, "memory": 1610612736},
+                "heartbeat_age_seconds": 0.8,
+                "registered_at": "2025-03-03T07:58:11.000001Z",
+            }
+        ]
+    )
     workers: list[WorkerView]

@@ -68,8 +68,8 @@ def check_limits(uploads: list[Upload]) -> None:
     """End the command when the files are too many or too large to travel with a task."""
     if len(uploads) > MAX_FILES:
         stop(
-            f"{len(uploads)} files are more than the {MAX_FILES} that a task may take along; choose a smaller folder,"
-            " and name data by its absolute path"
+            f"{len(uploads)} files are more than the {MAX_FILES} that a task may take along; choose a smaller"
+            " folder, and name data by its absolute path"
         )
     total = 0
     for upload in uploads:

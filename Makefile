@@ -32,9 +32,6 @@ setup: .venv/.setup ## Make .venv: control plane, Kafka and the `trainwright` co
 .PHONY: worker
 worker: .venv/.worker ## Add the worker's packages to .venv: PyTorch, for the recipe `forecast`
 
-.PHONY: worker
-worker: .venv/.worker ## Add the worker's packages to .venv: PyTorch, for the recipe `forecast`
-
 .PHONY: demo
 demo: .venv/.worker ## Train a forecaster on real sales end to end, show the report, stop everything
 	@$(trainwright) demo

@@ -135,9 +135,7 @@ async def show(api: httpx.AsyncClient, task_id: str) -> dict[str, Any]:
     return dict(answer.json())
 
 
-async def until_status(
-    api: httpx.AsyncClient, task_id: str, status: str, phase: str = ""
-) -> dict[str, Any]:
+async def until_status(api: httpx.AsyncClient, task_id: str, status: str, phase: str = "") -> dict[str, Any]:
     async def reached() -> dict[str, Any] | None:
         task = await show(api, task_id)
         return task if task["status"] == status and phase in ("", task["phase"]) else None

@@ -1,4 +1,4 @@
-"""What worker tests drive an agent with: a real process in a home of its own, and the scheduler's side of the talk."""
+"""What worker tests drive an agent with: a real process in its own home, and the scheduler's side of the talk."""
 
 import json
 import os
@@ -55,7 +55,10 @@ class Agent:
         """Start the process and wait for its registration."""
         self.spawn(**env)
         self.started += 1
-        return await eventually(self._registered, within=30, what=f"a registration; see {self.log}")
+        found: WorkerDocument = await eventually(
+            self._registered, within=30, what=f"a registration; see {self.log}"
+        )
+        return found
 
     def kill(self) -> None:
         """End the agent as a power cut would; its runs live on."""
@@ -114,19 +117,21 @@ class Agent:
 
     async def until_started(self, task_id: str, attempt: int = 1) -> AttemptStarted:
         """Wait for an attempt's start."""
-        return await eventually(
+        found: AttemptStarted = await eventually(
             lambda: next((e for e in self._of(AttemptStarted, task_id, attempt)), None),
             within=20,
             what=f"the start of {task_id}; see {self.log}",
         )
+        return found
 
     async def until_ended(self, task_id: str, attempt: int = 1, within: float = 30) -> AttemptEnded:
         """Wait for an attempt's end."""
-        return await eventually(
+        found: AttemptEnded = await eventually(
             lambda: next((e for e in self._of(AttemptEnded, task_id, attempt)), None),
             within=within,
             what=f"the end of {task_id}; see {self.log}",
         )
+        return found
 
     def _of(self, kind: Any, task_id: str, attempt: int) -> list[Any]:
         events = self.bus.tape.of(kind)

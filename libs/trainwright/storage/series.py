@@ -20,9 +20,9 @@ NOTHING = -(2**63)
 class AttemptState:
     """What is known of an attempt.
 
-    ``since`` is where in the sequence it was first heard of, ``resume_step`` the step that it started from (None
-    until it starts), ``resumed_at`` where in the sequence that was learnt, ``last_step`` the highest step that it has
-    logged, ``late`` how many of its points came in after a later attempt was known.
+    ``since`` is where in the sequence it was first heard of, ``resume_step`` the step that it started from
+    (None until it starts), ``resumed_at`` where in the sequence that was learnt, ``last_step`` the highest step
+    that it has logged, ``late`` how many of its points came in after a later attempt was known.
     """
 
     attempt: int

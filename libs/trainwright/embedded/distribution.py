@@ -27,6 +27,11 @@ from trainwright.embedded.errors import KafkaError, explain
 KAFKA_VERSION = "4.3.1"
 SIZE_MB = 45
 _PINS = Path(__file__).with_name("kafka-jars.txt")
+_CERTIFICATES = (
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/cert.pem",
+)
 _TRIES = 3
 
 Say = Callable[[str], None]
@@ -169,6 +174,9 @@ def _maven(repository: Path) -> Any:
             "Kafka is not on this machine and jgo, which fetches it, is not installed: "
             "pip install 'trainwright[embedded]'"
         ) from None
+    # requests trusts its own list of authorities; a machine that has a bundle may trust more (a company's proxy).
+    for bundle in filter(os.path.exists, _CERTIFICATES):
+        os.environ.setdefault("REQUESTS_CA_BUNDLE", bundle)
     return MavenContext(repo_cache=repository, local_repos=[], timeout=30)
 
 

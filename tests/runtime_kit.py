@@ -12,8 +12,7 @@ from trainwright.contracts.task import TaskConfig, TaskDocument, TaskPhase, Task
 from trainwright.contracts.topics import TASK, TOPIC_OF, Topic
 from trainwright.runtime.apply import DEAD_LETTERS, Inbound
 from trainwright.runtime.clock import Clock
-from trainwright.runtime.dead import Reread
-from trainwright.runtime.envelope import to_headers, wrap
+from trainwright.runtime.envelope import Reread, to_headers, wrap
 from trainwright.runtime.outbox import Emitted
 from trainwright.storage.document import Collection, DocumentStore, Transaction
 

@@ -20,7 +20,7 @@ from trainwright.contracts.topics import TASK
 from trainwright.runtime.apply import Inbound, apply, open_record
 from trainwright.runtime.clock import Clock, SystemClock
 from trainwright.runtime.consumer import POLL_RECORDS, ConsumerLoop
-from trainwright.runtime.dead import Reread
+from trainwright.runtime.envelope import Reread
 from trainwright.runtime.kafka import Kafka
 from trainwright.runtime.outbox import Emitted
 from trainwright.runtime.settings import RuntimeSettings

@@ -14,8 +14,7 @@ from trainwright.contracts import schemas
 from trainwright.contracts.base import Event
 from trainwright.contracts.topics import EVENT_TYPES, TOPIC_OF
 from trainwright.runtime.apply import open_record
-from trainwright.runtime.dead import Reread
-from trainwright.runtime.envelope import from_headers, to_headers
+from trainwright.runtime.envelope import Reread, from_headers, to_headers
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "contracts"
 GOLDENS = {path.stem: json.loads(path.read_text()) for path in sorted((DOCS / "golden").glob("*.json"))}

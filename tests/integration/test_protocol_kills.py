@@ -23,7 +23,7 @@ from trainwright.contracts.topics import QUEUE, TASK
 from trainwright.embedded.archive import free_ports
 from trainwright.embedded.kafka import KafkaProcess
 from trainwright.runtime.apply import DEAD_LETTERS, open_record
-from trainwright.runtime.dead import Reread
+from trainwright.runtime.envelope import Reread
 from trainwright.runtime.kafka import Kafka
 from trainwright.runtime.settings import RuntimeSettings
 from trainwright.storage.sqlite import SqliteStore

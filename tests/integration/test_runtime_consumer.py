@@ -4,12 +4,16 @@ import asyncio
 import os
 import shutil
 import signal
+import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka.protocol.produce import ProduceRequest
+from aiokafka.record.default_records import DefaultRecordBatchBuilder
+from aiokafka.record.util import calc_crc32c
 
 from tests.harness import eventually
 from tests.integration.runtime_parts import client_of, committed, own_broker, own_store, running
@@ -20,7 +24,7 @@ from trainwright.embedded.kafka import KafkaProcess
 from trainwright.runtime.apply import DEAD_LETTERS
 from trainwright.runtime.clock import SystemClock
 from trainwright.runtime.consumer import ConsumerLoop
-from trainwright.runtime.dead import Reread
+from trainwright.runtime.envelope import Reread
 from trainwright.runtime.health import Health
 from trainwright.runtime.kafka import Kafka
 from trainwright.runtime.relay import Relay
@@ -28,6 +32,7 @@ from trainwright.runtime.settings import RuntimeSettings
 from trainwright.storage.sqlite import SqliteStore
 
 GROUP = "trainwright.counting.task"
+PARTITION = TopicPartition(TASK.name, 0)
 
 
 @pytest.fixture
@@ -90,6 +95,52 @@ async def test_every_ending_commits_exactly_what_was_applied(broker: KafkaProces
         await is_committed(broker, end)
         await asyncio.sleep(1)
     assert again.calls == [], "a second start has nothing to read again"
+
+
+def with_header_name(name: bytes) -> bytes:
+    """Return a batch of one record that has a header with any bytes for its name, as some clients allow."""
+    builder = DefaultRecordBatchBuilder(
+        magic=2,
+        compression_type=0,
+        is_transactional=0,
+        producer_id=-1,
+        producer_epoch=-1,
+        base_sequence=-1,
+        batch_size=100_000,
+    )
+    good = record(task_event(500))
+    builder.append(0, int(time.time() * 1000), good.key, good.value, [("N" * len(name), b""), *good.headers])
+    batch = bytearray(builder.build().replace(b"N" * len(name), name))
+    batch[17:21] = calc_crc32c(bytes(batch[21:])).to_bytes(4)
+    return bytes(batch)
+
+
+async def tell_raw(broker: KafkaProcess, batch: bytes) -> None:
+    """Put a batch on the log as it is."""
+    async with AIOKafkaProducer(bootstrap_servers=broker.bootstrap) as producer:
+        await producer.partitions_for(TASK.name)
+        request = ProduceRequest(None, -1, 5000, [(TASK.name, [(0, batch)])])
+        response = await producer.client.send(producer.client.cluster.leader_for_partition(PARTITION), request)
+        ((_, ((_, code, *_),)),) = response.topics
+        assert code == 0
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+async def test_a_record_that_the_client_cannot_even_read_is_put_aside(
+    broker: KafkaProcess, store: SqliteStore, at_once: bool
+) -> None:
+    """Its poll fails as a whole; what came before it is not lost, what follows is not held up."""
+    await tell(broker, [record(task_event(n)) for n in range(5)])
+    async with running(*[] if at_once else [loop_of(Counting(), store, broker).run()]):
+        await tell_raw(broker, with_header_name(b"\xff\xfe\xff"))
+        await tell(broker, [record(task_event(n)) for n in range(5, 8)])
+        await tell_raw(broker, with_header_name(b"\xff"))
+        end = await tell(broker, [record(task_event(n)) for n in range(8, 10)])
+        async with running(*[loop_of(Counting(), store, broker).run()] if at_once else []):
+            await is_committed(broker, end)
+    assert await versions_seen(store) == {f"task-{n:012x}": [1] for n in range(10)}
+    letters = (await store.find(DEAD_LETTERS.name, sort="time")).items
+    assert sorted(letter["offset"] for letter in letters) == [5, 9]
 
 
 class Sick(SqliteStore):

@@ -19,8 +19,7 @@ from trainwright.contracts.pulse import WorkerHeartbeat
 from trainwright.contracts.topics import COMMAND, PULSE, TASK
 from trainwright.runtime.apply import DEAD_LETTERS, TRIES, Inbound, apply, apply_each, open_record
 from trainwright.runtime.clock import Clock, derived_id
-from trainwright.runtime.dead import Reread
-from trainwright.runtime.envelope import Cause, Poison, from_headers
+from trainwright.runtime.envelope import Cause, Poison, Reread, from_headers
 from trainwright.runtime.outbox import RECORD_LIMIT, Effect, Emitted, emit
 from trainwright.storage.document import DocumentStore, Transaction
 from trainwright.storage.sqlite import SqliteStore

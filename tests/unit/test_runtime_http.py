@@ -29,7 +29,7 @@ from trainwright.contracts.errors import (
 from trainwright.contracts.task import CreateTask, TaskReady
 from trainwright.contracts.topics import TASK
 from trainwright.runtime.apply import Inbound, apply_each
-from trainwright.runtime.dead import Reread
+from trainwright.runtime.envelope import Reread
 from trainwright.runtime.health import Health
 from trainwright.runtime.http import INTERNAL_HEADER, PREFIX, Calling, build_app
 from trainwright.runtime.kafka import Kafka

@@ -8,12 +8,13 @@ import asyncio
 import logging
 from collections.abc import Coroutine, Mapping, Sequence
 
-from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
+from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 
 from trainwright.contracts.errors import StoreUnavailable
 from trainwright.runtime.apply import Inbound, apply, apply_each
 from trainwright.runtime.clock import Backoff, Clock
+from trainwright.runtime.envelope import Record, Reread
 from trainwright.runtime.kafka import UNREACHABLE, Kafka
 
 logger = logging.getLogger(__name__)
@@ -27,7 +28,7 @@ AWAY_AFTER = 5.0
 STUCK_AFTER = 60.0
 """Seconds without an answer after which a client is rebuilt (seen stuck after broker restarts)."""
 
-Polled = Mapping[TopicPartition, Sequence[ConsumerRecord]]
+Polled = Mapping[TopicPartition, Sequence[Record]]
 
 
 class ConsumerLoop:
@@ -38,6 +39,7 @@ class ConsumerLoop:
         self._kafka = kafka
         self._clock = inbound.clock
         self.name = f"{inbound.service}<-{inbound.topic.name}"
+        self._careful = False
         self.connected = False
         self.store_ok = True
 
@@ -50,6 +52,9 @@ class ConsumerLoop:
                     await self._consume(consumer, backoff)
             except UNREACHABLE as error:
                 logger.warning("%s: reconnects: %r", self.name, error)
+            except UnicodeDecodeError as error:
+                logger.warning("%s: the client cannot read a record: %s", self.name, error)
+                self._careful = True
             except Exception:
                 logger.exception("%s: the client broke; it is built anew", self.name)
             self.connected = False
@@ -62,14 +67,33 @@ class ConsumerLoop:
             self.connected = silent < AWAY_AFTER
             if silent > STUCK_AFTER:
                 raise KafkaError(f"no answer to a fetch for {STUCK_AFTER:.0f} s")
-            polled: Polled = await consumer.getmany(timeout_ms=POLL_MS, max_records=POLL_RECORDS)
+            polled = await self._poll(consumer)
             if polled:
                 applied = await self._apply([record for batch in polled.values() for record in batch])
                 await self._commit(consumer, polled, applied)
                 answers.note()
                 backoff.reset()
 
-    async def _apply(self, records: Sequence[ConsumerRecord]) -> int:
+    async def _poll(self, consumer: AIOKafkaConsumer) -> Polled:
+        if not self._careful:
+            polled: Polled = await consumer.getmany(timeout_ms=POLL_MS, max_records=POLL_RECORDS)
+            return polled
+        # aiokafka fails a whole poll for one header whose name is not UTF-8. Read record by record up to that one.
+        for partition in consumer.assignment():
+            try:
+                polled = await consumer.getmany(partition, timeout_ms=POLL_MS // 10, max_records=1)
+            except UnicodeDecodeError as error:
+                offset = await consumer.position(partition)
+                consumer.seek(partition, offset + 1)
+                self._careful = False
+                headers = [("ce_id", error.object)]
+                return {partition: [Reread(partition.topic, partition.partition, offset, None, None, headers)]}
+            if polled:
+                return polled
+        await self._clock.sleep(POLL_MS / 10_000)
+        return {}
+
+    async def _apply(self, records: Sequence[Record]) -> int:
         """Apply records and return how many, waiting for the store as long as it takes: nothing is skipped."""
         started = self._clock.monotonic()
         backoff = Backoff(self._clock)

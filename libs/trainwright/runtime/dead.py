@@ -1,7 +1,6 @@
 """Dead letters over HTTP: list, show, and replay through the service's own handlers."""
 
 import base64
-from dataclasses import dataclass
 
 from fastapi import APIRouter
 
@@ -9,21 +8,10 @@ from trainwright.contracts.dead import DeadLetter, DeadLetterList
 from trainwright.contracts.errors import Conflict, NotFound, StoreUnavailable
 from trainwright.runtime.apply import DEAD_LETTERS, Inbound, apply, carried
 from trainwright.runtime.clock import SystemClock
+from trainwright.runtime.envelope import Reread
 from trainwright.runtime.service import Service
 
 LISTED = 100
-
-
-@dataclass(frozen=True, slots=True)
-class Reread:
-    """A record out of a dead letter."""
-
-    topic: str
-    partition: int
-    offset: int
-    key: bytes | None
-    value: bytes | None
-    headers: list[tuple[str, bytes]]
 
 
 def to_record(letter: DeadLetter) -> Reread:

@@ -35,6 +35,18 @@ class Record(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Reread:
+    """A record that does not come from a Kafka client: out of a dead letter, or in place of one it cannot read."""
+
+    topic: str
+    partition: int
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    headers: list[tuple[str, bytes]]
+
+
+@dataclass(frozen=True, slots=True)
 class Cause:
     """Why something is emitted: the incoming event or request that the new identifiers derive from."""
 

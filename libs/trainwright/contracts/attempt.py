@@ -5,7 +5,22 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from trainwright.contracts.base import Contract, Event, Guard, JsonObject, Newer, Number, Sha256, Timestamp
+from trainwright.contracts.base import (
+    AttemptNumber,
+    Contract,
+    Event,
+    Guard,
+    Incarnation,
+    JsonObject,
+    LatestMetrics,
+    Newer,
+    Sha256,
+    TaskId,
+    Timestamp,
+    TotalSteps,
+    Version,
+    WorkerId,
+)
 
 
 class FailureClass(StrEnum):
@@ -41,32 +56,32 @@ class Failure(Contract):
     """What is known about a failure: its class, and the evidence."""
 
     failure_class: FailureClass
-    message: str
+    message: str = Field(description="What happened, in one sentence.")
     exception: str | None = Field(None, description="Type of the exception.")
-    traceback: str | None = None
-    file: str | None = None
-    line: int | None = None
+    traceback: str | None = Field(None, description="The traceback as Python wrote it, perhaps shortened.")
+    file: str | None = Field(None, description="Where in the user's own code it happened.")
+    line: int | None = Field(None, description="Line in `file`, from 1.")
     hint: str | None = Field(None, description="What to do next.")
-    exit_code: int | None = None
-    signal: str | None = None
+    exit_code: int | None = Field(None, description="Exit code of the run's process.")
+    signal: str | None = Field(None, description="Signal that ended the run's process, e.g. `SIGKILL`.")
 
 
 class AttemptDocument(Contract):
     """A worker's public document of one attempt; ``version`` grows within the attempt."""
 
-    task_id: str
-    attempt: int = Field(ge=1)
-    version: int = Field(ge=1)
-    worker_id: str
-    incarnation: str
-    started_at: Timestamp | None = None
-    ended_at: Timestamp | None = None
+    task_id: TaskId
+    attempt: AttemptNumber = Field(ge=1)
+    version: Version = Field(ge=1)
+    worker_id: WorkerId
+    incarnation: Incarnation
+    started_at: Timestamp | None = Field(None, description="When the run's process was started.")
+    ended_at: Timestamp | None = Field(None, description="When the run's process ended.")
     resume_step: int = Field(0, description="The step that this attempt started from.")
-    final_step: int | None = None
-    total_steps: int | None = None
-    latest_metrics: dict[str, Number] = {}
-    outcome: Outcome | None = None
-    failure: Failure | None = None
+    final_step: int | None = Field(None, description="The last step that was logged.")
+    total_steps: TotalSteps = None
+    latest_metrics: LatestMetrics = {}
+    outcome: Outcome | None = Field(None, description="How it ended; null while it runs.")
+    failure: Failure | None = Field(None, description="Why it failed, if it did.")
     bundle: Sha256 | None = Field(None, description="Manifest of what the run left, as a blob.")
 
 
@@ -105,11 +120,11 @@ class BundleFile(Contract):
     """One file of a bundle."""
 
     sha256: Sha256
-    size: int
+    size: int = Field(description="Bytes.")
 
 
 class BundleManifest(Contract):
     """What a run left behind: its files by name, and its metadata."""
 
-    files: dict[str, BundleFile]
-    metadata: JsonObject = {}
+    files: dict[str, BundleFile] = Field(description="Files by their name in the run's output.")
+    metadata: JsonObject = Field(default={}, description="What the recipe says of the result.")

@@ -36,7 +36,12 @@ def iso(value: datetime) -> str:
     return _utc(value).isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
 
 
-Timestamp = Annotated[datetime, AfterValidator(_utc), PlainSerializer(iso, return_type=str, when_used="json")]
+Timestamp = Annotated[
+    datetime,
+    AfterValidator(_utc),
+    PlainSerializer(iso, return_type=str, when_used="json"),
+    WithJsonSchema({"type": "string", "format": "date-time"}),
+]
 """A moment in UTC; JSON is ISO-8601 with ``Z``."""
 
 NOT_FINITE = ("NaN", "Infinity", "-Infinity")
@@ -91,6 +96,14 @@ JsonObject = Annotated[dict[str, Any], AfterValidator(_storable)]
 
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the content, in hex.")]
+
+TaskId = Annotated[str, Field(description="The task: `task-` and 12 hex digits.")]
+WorkerId = Annotated[str, Field(description="The worker: `worker-` and 12 hex digits; kept over restarts.")]
+Incarnation = Annotated[str, Field(description="One life of the worker's agent; another one at each start.")]
+AttemptNumber = Annotated[int, Field(description="Number of the attempt; a task's attempts count from 1.")]
+Version = Annotated[int, Field(description="Version of this document; grows with every change.")]
+LatestMetrics = Annotated[dict[str, Number], Field(description="Last value of each metric that was logged.")]
+TotalSteps = Annotated[int | None, Field(description="Steps that the run means to take, if it said so.")]
 
 
 def example(**fields: Any) -> ConfigDict:

@@ -4,7 +4,16 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from trainwright.contracts.base import Event, Guard, Once, Timestamp
+from trainwright.contracts.base import (
+    AttemptNumber,
+    Event,
+    Guard,
+    Incarnation,
+    Once,
+    TaskId,
+    Timestamp,
+    WorkerId,
+)
 from trainwright.contracts.resource import Slots
 from trainwright.contracts.task import ReceivedConfig, StopKind
 
@@ -13,10 +22,10 @@ class Command(Event):
     """A wish addressed to one incarnation of one worker."""
 
     noun: ClassVar[str] = "command"
-    worker_id: str
-    incarnation: str
-    task_id: str
-    attempt: int = Field(ge=1)
+    worker_id: WorkerId
+    incarnation: Incarnation
+    task_id: TaskId
+    attempt: AttemptNumber = Field(ge=1)
     revision: int = Field(1, ge=1, description="Grows when the same wish is changed.")
     not_after: Timestamp | None = Field(None, description="A command read later than this is refused.")
 
@@ -36,7 +45,7 @@ class Command(Event):
 class RunAttempt(Command):
     """Run an attempt on the slots named."""
 
-    name: str
+    name: str = Field(description="The task's name.")
     config: ReceivedConfig
     slots: Slots
 
@@ -45,5 +54,5 @@ class StopAttempt(Command):
     """Stop an attempt: ask it, then end it at the deadline."""
 
     kind: StopKind
-    grace_seconds: float = Field(10, ge=0, description="Time to end by itself before SIGTERM.")
-    reason: str = ""
+    grace_seconds: float = Field(10, ge=0, description="Seconds to end by itself before SIGTERM.")
+    reason: str = Field("", description="Why; for people.")

@@ -17,14 +17,17 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from trainwright.contracts.base import Contract, example
+from trainwright.contracts.base import (
+    Contract,
+    example,
+)
 
 
 class FieldError(Contract):
     """One wrong field: where it is and what would be right."""
 
     path: str = Field(description="Dotted path of the field, e.g. `config.parameters.horizon`.")
-    message: str
+    message: str = Field(description="What is wrong, and the fix.")
 
 
 class Problem(Contract):
@@ -40,11 +43,11 @@ class Problem(Contract):
         ],
     )
     type: str = "about:blank"
-    title: str
-    status: int
-    detail: str
-    code: str
-    errors: list[FieldError] = []
+    title: str = Field(description="The kind of error; for people.")
+    status: int = Field(description="HTTP status.")
+    detail: str = Field(description="This error: the value, and the fix; for people.")
+    code: str = Field(description="Stable code of the kind; for programs.")
+    errors: list[FieldError] = Field(default=[], description="The fields that are wrong.")
 
 
 class TrainwrightError(Exception):

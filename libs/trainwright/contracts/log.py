@@ -5,7 +5,15 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from trainwright.contracts.base import Contract, Event, JsonObject, Timestamp, example
+from trainwright.contracts.base import (
+    AttemptNumber,
+    Contract,
+    Event,
+    JsonObject,
+    TaskId,
+    Timestamp,
+    example,
+)
 
 
 class LogLevel(StrEnum):
@@ -27,23 +35,23 @@ class LogStream(StrEnum):
 
 
 class LogRecord(Contract):
-    """One record; ``seq`` is its byte offset in its stream."""
+    """One record of a stream."""
 
-    seq: int
-    time: Timestamp
+    seq: int = Field(description="Its number: the byte offset in its stream. Grows, with gaps.")
+    time: Timestamp = Field(description="When it was written, by the clock of the worker.")
     level: LogLevel
-    message: str
-    extra: JsonObject = {}
+    message: str = Field(description="A line, or a whole traceback.")
+    extra: JsonObject = Field(default={}, description="What else is known, e.g. the exception's type.")
 
 
 class LogBatch(Event):
     """Records of one stream of one attempt, in order; a reader skips numbers it has."""
 
     noun: ClassVar[str] = "log"
-    task_id: str
-    attempt: int
+    task_id: TaskId
+    attempt: AttemptNumber
     stream: LogStream
-    records: list[LogRecord] = Field(min_length=1)
+    records: list[LogRecord] = Field(min_length=1, description="In the order of their numbers.")
 
     @property
     def subject(self) -> str:
@@ -57,9 +65,9 @@ class LogBatch(Event):
 class LogEntry(Contract):
     """A row of `GET /tasks/{id}/logs`."""
 
-    time: Timestamp
+    time: Timestamp = Field(description="When it was written, by the clock of the worker.")
     level: LogLevel
-    message: str
+    message: str = Field(description="A line, or a whole traceback.")
     extra: JsonObject = Field(description="`attempt`, `stream`, and what the record carried.")
 
 
@@ -78,4 +86,4 @@ class LogPage(Contract):
         next_cursor="WzE3XQ",
     )
     entries: list[LogEntry]
-    next_cursor: str | None
+    next_cursor: str | None = Field(description="`cursor` of what follows, also of what comes later.")

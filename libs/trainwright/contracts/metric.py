@@ -4,7 +4,15 @@ from typing import ClassVar, NamedTuple
 
 from pydantic import Field
 
-from trainwright.contracts.base import Contract, Event, Number, example
+from trainwright.contracts.base import (
+    AttemptNumber,
+    Contract,
+    Event,
+    LatestMetrics,
+    Number,
+    TaskId,
+    example,
+)
 
 
 class MetricPoint(NamedTuple):
@@ -20,9 +28,11 @@ class MetricBatch(Event):
     """Points of one attempt, in the order of their numbers; a reader skips numbers it has."""
 
     noun: ClassVar[str] = "metric"
-    task_id: str
-    attempt: int
-    points: list[MetricPoint] = Field(min_length=1)
+    task_id: TaskId
+    attempt: AttemptNumber
+    points: list[MetricPoint] = Field(
+        min_length=1, description="Each `[number, Unix time in seconds, step, {name: value}]`."
+    )
 
     @property
     def subject(self) -> str:
@@ -37,15 +47,15 @@ class MetricSeries(Contract):
     """`GET /tasks/{id}/metrics?name=…`: points are `[step, value]`."""
 
     model_config = example(task_id="task-3f9c1a7be042", name="loss", points=[[1, 0.912], [2, "NaN"], [3, 0.874]])
-    task_id: str
-    name: str
-    points: list[tuple[int, Number]]
+    task_id: TaskId
+    name: str = Field(description="The metric.")
+    points: list[tuple[int, Number]] = Field(description="Each `[step, value]`, by step.")
 
 
 class MetricOverview(Contract):
     """`GET /tasks/{id}/metrics`."""
 
     model_config = example(task_id="task-3f9c1a7be042", latest={"loss": 0.0731, "lr": 0.001}, names=["loss", "lr"])
-    task_id: str
-    latest: dict[str, Number]
-    names: list[str]
+    task_id: TaskId
+    latest: LatestMetrics
+    names: list[str] = Field(description="Every metric that was logged.")

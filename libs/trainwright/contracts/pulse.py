@@ -4,7 +4,18 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from trainwright.contracts.base import Event, Guard, Newer, Number, Timestamp
+from trainwright.contracts.base import (
+    AttemptNumber,
+    Event,
+    Guard,
+    Incarnation,
+    LatestMetrics,
+    Newer,
+    TaskId,
+    Timestamp,
+    TotalSteps,
+    WorkerId,
+)
 from trainwright.contracts.resource import ResourceUsage
 from trainwright.contracts.task import TaskPhase
 from trainwright.contracts.worker import AttemptRef
@@ -14,11 +25,11 @@ class WorkerHeartbeat(Event):
     """A worker lives: what it uses, what it runs, and what ended there lately."""
 
     noun: ClassVar[str] = "pulse"
-    worker_id: str
-    incarnation: str
-    time: Timestamp
+    worker_id: WorkerId
+    incarnation: Incarnation
+    time: Timestamp = Field(description="When it was measured.")
     usage: ResourceUsage = ResourceUsage()
-    running: list[AttemptRef] = []
+    running: list[AttemptRef] = Field(default=[], description="Attempts that run there.")
     ended: list[AttemptRef] = Field(default=[], description="Ended in the last ten minutes.")
 
     @property
@@ -30,16 +41,16 @@ class AttemptProgressed(Event):
     """How far an attempt has come."""
 
     noun: ClassVar[str] = "pulse"
-    task_id: str
-    attempt: int
-    worker_id: str
+    task_id: TaskId
+    attempt: AttemptNumber
+    worker_id: WorkerId
     seq: int = Field(description="Grows within the attempt, also over restarts of the agent.")
     phase: TaskPhase
-    step: int = 0
-    total_steps: int | None = None
-    latest_metrics: dict[str, Number] = {}
+    step: int = Field(0, description="The last step that was logged.")
+    total_steps: TotalSteps = None
+    latest_metrics: LatestMetrics = {}
     usage: ResourceUsage = ResourceUsage()
-    eta_seconds: float | None = None
+    eta_seconds: float | None = Field(None, description="Time left by the run's own pace.")
 
     @property
     def subject(self) -> str:
@@ -58,9 +69,9 @@ class SchedulerProbed(Event):
     """The scheduler's probe of its own path through Kafka: it trusts leases only while this comes back."""
 
     noun: ClassVar[str] = "pulse"
-    scheduler: str
-    seq: int
-    time: Timestamp
+    scheduler: str = Field(description="One life of the scheduler: `scheduler-` and 12 hex digits.")
+    seq: int = Field(description="Grows with every probe.")
+    time: Timestamp = Field(description="When it was sent.")
 
     @property
     def subject(self) -> str:

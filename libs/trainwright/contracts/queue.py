@@ -3,7 +3,19 @@
 from enum import StrEnum
 from typing import ClassVar
 
-from trainwright.contracts.base import Contract, Event, Guard, Newer, Timestamp
+from pydantic import Field
+
+from trainwright.contracts.base import (
+    Contract,
+    Event,
+    Guard,
+    Incarnation,
+    Newer,
+    TaskId,
+    Timestamp,
+    Version,
+    WorkerId,
+)
 from trainwright.contracts.resource import Slots
 
 
@@ -18,15 +30,15 @@ class PlacementState(StrEnum):
 class Placement(Contract):
     """The scheduler's public document of one task; ``version`` grows with every change."""
 
-    task_id: str
-    version: int
+    task_id: TaskId
+    version: Version
     state: PlacementState
-    attempt: int = 0
-    worker_id: str | None = None
-    incarnation: str | None = None
+    attempt: int = Field(0, description="The highest attempt that got a place; 0 before the first.")
+    worker_id: WorkerId | None = None
+    incarnation: Incarnation | None = None
     slots: Slots = Slots()
-    reason: str = ""
-    updated_at: Timestamp
+    reason: str = Field("", description="Why it waits, or holds no place any more; for people.")
+    updated_at: Timestamp = Field(description="When this version was made.")
 
 
 class PlacementEvent(Event):

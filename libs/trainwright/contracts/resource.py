@@ -6,7 +6,11 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, WithJsonSchema
 
-from trainwright.contracts.base import LARGEST, Contract, Request
+from trainwright.contracts.base import (
+    LARGEST,
+    Contract,
+    Request,
+)
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _UNITS |= {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
@@ -30,8 +34,8 @@ def parse_bytes(value: Any) -> Any:
 
 Bytes = Annotated[
     int,
-    BeforeValidator(parse_bytes),
     Field(ge=0, le=LARGEST, description="Bytes, or text such as '16Gi'."),
+    BeforeValidator(parse_bytes),
     WithJsonSchema(
         {
             "anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "pattern": f"^{AMOUNT}$"}],
@@ -54,8 +58,8 @@ class ResourceRequirements(Request):
 class Gpu(Contract):
     """One GPU of a worker."""
 
-    index: int
-    model: str
+    index: int = Field(description="Number on its worker, from 0.")
+    model: str = Field(description="What the driver calls it.")
     memory: int = Field(description="Bytes.")
 
 
@@ -63,8 +67,8 @@ class Slots(Contract):
     """What a placement takes from its worker."""
 
     gpus: list[int] = Field(default=[], description="Indices of the GPUs that the attempt may see.")
-    cpu: float = 0
-    memory: int = 0
+    cpu: float = Field(0, description="CPU cores.")
+    memory: int = Field(0, description="Bytes.")
 
 
 class ResourceUsage(Contract):

@@ -5,26 +5,37 @@ from typing import ClassVar
 from pydantic import Field
 
 from trainwright.contracts.attempt import BundleFile
-from trainwright.contracts.base import Contract, Event, Guard, JsonObject, Newer, Sha256, Timestamp, example
+from trainwright.contracts.base import (
+    AttemptNumber,
+    Contract,
+    Event,
+    Guard,
+    JsonObject,
+    Newer,
+    Sha256,
+    TaskId,
+    Timestamp,
+    example,
+)
 
 
 class ModelVersion(Contract):
     """A model version; ``model_id`` is `{identity}/v{number}`."""
 
-    model_id: str
+    model_id: str = Field(description="`{identity}/v{number}`; it may hold more slashes.")
     identity: str = Field(description="What the versions count for, e.g. `store/S001_all/tcn`.")
-    number: int = Field(ge=1)
-    version: int = Field(1, description="Version of this document.")
-    task_id: str
-    attempt: int
-    task_name: str
-    recipe: str
-    description: str = ""
+    number: int = Field(ge=1, description="Counts the versions of this identity, from 1.")
+    version: int = Field(1, description="Version of this document; grows with every change.")
+    task_id: TaskId
+    attempt: AttemptNumber
+    task_name: str = Field(description="Name of the task.")
+    recipe: str = Field(description="Key of the recipe that made it.")
+    description: str = Field("", description="What it is; for people.")
     bundle: Sha256
-    files: dict[str, BundleFile] = {}
-    metrics: JsonObject = {}
+    files: dict[str, BundleFile] = Field(default={}, description="Files by name.")
+    metrics: JsonObject = Field(default={}, description="What the run says of its quality.")
     report: Sha256 | None = Field(None, description="The HTML report, once rendered.")
-    created_at: Timestamp
+    created_at: Timestamp = Field(description="When it was registered.")
 
 
 class ResultEvent(Event):
@@ -61,10 +72,10 @@ class ReportGenerated(ResultEvent):
 class Pagination(Contract):
     """Where a page stands."""
 
-    total: int
-    page: int
-    page_size: int
-    total_pages: int
+    total: int = Field(description="Items on all pages.")
+    page: int = Field(description="This page, from 1.")
+    page_size: int = Field(description="Items on a full page.")
+    total_pages: int = Field(description="Pages that there are.")
 
 
 class ModelPage(Contract):

@@ -9,16 +9,21 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from trainwright.contracts.attempt import Failure
 from trainwright.contracts.base import (
     LARGEST,
+    AttemptNumber,
     Contract,
     Event,
     Guard,
     JsonObject,
+    LatestMetrics,
     Name,
     Newer,
-    Number,
     Request,
     Sha256,
+    TaskId,
     Timestamp,
+    TotalSteps,
+    Version,
+    WorkerId,
     example,
     known_only,
 )
@@ -26,7 +31,10 @@ from trainwright.contracts.resource import ResourceRequirements, ResourceUsage
 
 _ID, _MORNING, _LATER = "task-3f9c1a7be042", "2025-03-03T08:15:30.120000Z", "2025-03-03T08:16:02.500000Z"
 
-Labels = Annotated[dict[Name, Annotated[str, Field(max_length=200)]], Field(max_length=64)]
+Labels = Annotated[
+    dict[Name, Annotated[str, Field(max_length=200)]],
+    Field(max_length=64, description="Names and values to find tasks by."),
+]
 
 
 class TaskStatus(StrEnum):
@@ -114,32 +122,32 @@ ReceivedConfig = Annotated[TaskConfig, BeforeValidator(partial(known_only, TaskC
 class Progress(Contract):
     """How far the newest attempt has come, as the trainer itself reported it."""
 
-    current_step: int = 0
-    total_steps: int | None = None
-    percentage: float | None = None
+    current_step: int = Field(0, description="The last step that was logged.")
+    total_steps: TotalSteps = None
+    percentage: float | None = Field(None, description="0 to 100; null without `total_steps`.")
 
 
 class TaskDocument(Contract):
     """The task service's public document; ``version`` grows by one with every change."""
 
-    task_id: str
-    version: int
-    name: str
+    task_id: TaskId
+    version: Version
+    name: str = Field(description="For people; need not be unique.")
     config: ReceivedConfig
     status: TaskStatus
     phase: TaskPhase
-    reason: str = ""
+    reason: str = Field("", description="Why it stands where it stands; for people.")
     stop: StopKind | None = Field(None, description="What the run has been asked to do.")
     attempt: int = Field(0, description="The highest attempt known; 0 before the first placement.")
-    worker_id: str | None = None
-    retries_used: int = 0
+    worker_id: WorkerId | None = None
+    retries_used: int = Field(0, description="Attempts charged to `config.max_retries`.")
     losses: int = Field(0, description="Restarts after losses of infrastructure; not charged as retries.")
     not_before: Timestamp | None = Field(None, description="Earliest time of the next attempt.")
-    failure: Failure | None = None
-    created_at: Timestamp
-    updated_at: Timestamp
-    started_at: Timestamp | None = None
-    ended_at: Timestamp | None = None
+    failure: Failure | None = Field(None, description="Why the last failed attempt did; null when completed.")
+    created_at: Timestamp = Field(description="When it was accepted.")
+    updated_at: Timestamp = Field(description="When this version was made.")
+    started_at: Timestamp | None = Field(None, description="When its first run started.")
+    ended_at: Timestamp | None = Field(None, description="When it became completed, failed or cancelled.")
 
 
 class TaskEvent(Event):
@@ -202,45 +210,45 @@ class TaskCreatedAnswer(Contract):
     """The answer to `POST /tasks`."""
 
     model_config = example(task_id=_ID, status="pending", created_at=_MORNING)
-    task_id: str
+    task_id: TaskId
     status: TaskStatus
-    created_at: Timestamp
+    created_at: Timestamp = Field(description="When it was accepted.")
 
 
 class TransitionAnswer(Contract):
     """The answer to `POST /tasks/{id}/start|cancel`: the true state at once."""
 
     model_config = example(task_id=_ID, status="pending", phase="waiting_slots", reason="waits for a free slot")
-    task_id: str
+    task_id: TaskId
     status: TaskStatus
     phase: TaskPhase
-    reason: str
-    started_at: Timestamp | None = None
-    cancelled_at: Timestamp | None = None
+    reason: str = Field(description="Why it stands where it stands; for people.")
+    started_at: Timestamp | None = Field(None, description="When its first run started.")
+    cancelled_at: Timestamp | None = Field(None, description="When it became cancelled.")
 
 
 class HistoryEntry(Contract):
     """One transition of a task: what it became, when, by whom, and why."""
 
-    version: int
-    time: Timestamp
-    actor: str
-    cause: str
+    version: int = Field(description="Version of the task that this made.")
+    time: Timestamp = Field(description="When.")
+    actor: str = Field(description="Who: the name of an API key, or a service.")
+    cause: str = Field(description="What happened, e.g. `created`, or a failure's class.")
     status: TaskStatus
     phase: TaskPhase
-    reason: str = ""
-    attempt: int = 0
+    reason: str = Field("", description="Why; for people.")
+    attempt: int = Field(0, description="The highest attempt known then; 0 before the first placement.")
 
 
 class AttemptSummary(Contract):
     """One attempt of a task, in short."""
 
-    attempt: int
-    worker_id: str | None = None
-    started_at: Timestamp | None = None
-    ended_at: Timestamp | None = None
-    outcome: str | None = None
-    failure_class: str | None = None
+    attempt: AttemptNumber
+    worker_id: WorkerId | None = None
+    started_at: Timestamp | None = Field(None, description="When its process was started.")
+    ended_at: Timestamp | None = Field(None, description="When its process ended.")
+    outcome: str | None = Field(None, description="How it ended; null while it runs.")
+    failure_class: str | None = Field(None, description="Why it failed, if it did.")
 
 
 class TaskView(TaskDocument):
@@ -263,26 +271,26 @@ class TaskView(TaskDocument):
         eta_seconds=42.5,
     )
     progress: Progress = Progress()
-    latest_metrics: dict[str, Number] = {}
+    latest_metrics: LatestMetrics = {}
     resource_usage: ResourceUsage = ResourceUsage()
     eta_seconds: float | None = Field(None, description="Time left by the run's own pace.")
-    attempts: list[AttemptSummary] = []
+    attempts: list[AttemptSummary] = Field(default=[], description="Every attempt, oldest first.")
 
 
 class TaskSummary(Contract):
     """A row of `GET /tasks`."""
 
-    task_id: str
-    name: str
-    recipe: str
+    task_id: TaskId
+    name: str = Field(description="For people; need not be unique.")
+    recipe: str = Field(description="Key of its recipe.")
     status: TaskStatus
     phase: TaskPhase
-    reason: str
-    priority: int
-    attempt: int
+    reason: str = Field(description="Why it stands where it stands; for people.")
+    priority: int = Field(description="Higher goes first.")
+    attempt: int = Field(description="The highest attempt known; 0 before the first placement.")
     progress: Progress = Progress()
-    created_at: Timestamp
-    updated_at: Timestamp
+    created_at: Timestamp = Field(description="When it was accepted.")
+    updated_at: Timestamp = Field(description="When its newest version was made.")
 
 
 class TaskPage(Contract):
@@ -308,8 +316,8 @@ class TaskPage(Contract):
         next_cursor=None,
     )
     tasks: list[TaskSummary]
-    total: int
-    next_cursor: str | None = None
+    total: int = Field(description="Tasks that fit the question, on all pages.")
+    next_cursor: str | None = Field(None, description="`cursor` of the next page; null on the last.")
 
 
 class History(Contract):
@@ -328,8 +336,8 @@ class History(Contract):
             }
         ],
     )
-    task_id: str
-    entries: list[HistoryEntry]
+    task_id: TaskId
+    entries: list[HistoryEntry] = Field(description="Oldest first.")
 
 
 class StoredFile(Contract):
@@ -337,4 +345,4 @@ class StoredFile(Contract):
 
     model_config = example(sha256="8b1a9953c4611296a827abf8c47804d7e6c49c6b97a5f2d1c2bb0a9a3f6d1e20", size=48211)
     sha256: Sha256
-    size: int
+    size: int = Field(description="Bytes.")

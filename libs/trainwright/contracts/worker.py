@@ -4,35 +4,47 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from trainwright.contracts.base import Contract, Event, Guard, Newer, Timestamp, example
+from trainwright.contracts.base import (
+    AttemptNumber,
+    Contract,
+    Event,
+    Guard,
+    Incarnation,
+    Newer,
+    TaskId,
+    Timestamp,
+    Version,
+    WorkerId,
+    example,
+)
 from trainwright.contracts.resource import Gpu, ResourceUsage, Slots
 
 
 class AttemptRef(Contract):
     """An attempt, named."""
 
-    task_id: str
-    attempt: int
+    task_id: TaskId
+    attempt: AttemptNumber
 
 
 class WorkerDocument(Contract):
     """A worker's public document; ``incarnation`` is new at each start of its agent, ``version`` grows."""
 
-    worker_id: str
-    incarnation: str
-    version: int
-    hostname: str
+    worker_id: WorkerId
+    incarnation: Incarnation
+    version: Version
+    hostname: str = Field(description="Name of its machine.")
     cpus: float = Field(description="CPU cores offered.")
     memory: int = Field(description="Bytes offered.")
-    gpus: list[Gpu] = []
-    labels: dict[str, str] = {}
-    draining: bool = False
-    stopped: bool = False
+    gpus: list[Gpu] = Field(default=[], description="GPUs offered.")
+    labels: dict[str, str] = Field(default={}, description="What its operator says of it.")
+    draining: bool = Field(False, description="It takes no more attempts.")
+    stopped: bool = Field(False, description="Its agent has left.")
     adopted: list[AttemptRef] = Field(
         default=[],
         description="Attempts of an earlier incarnation that this one found again and goes on with.",
     )
-    registered_at: Timestamp
+    registered_at: Timestamp = Field(description="When this incarnation started.")
 
 
 class WorkerEvent(Event):
@@ -69,17 +81,17 @@ class WorkerStopped(WorkerEvent):
 class WorkerView(Contract):
     """A row of `GET /workers`."""
 
-    worker_id: str
-    hostname: str
+    worker_id: WorkerId
+    hostname: str = Field(description="Name of its machine.")
     state: str = Field(description="`alive`, `draining`, `stopped` or `lost`.")
-    cpus: float
-    memory: int
-    gpus: list[Gpu]
+    cpus: float = Field(description="CPU cores offered.")
+    memory: int = Field(description="Bytes offered.")
+    gpus: list[Gpu] = Field(description="GPUs offered.")
     free: Slots
-    attempts: list[AttemptRef]
+    attempts: list[AttemptRef] = Field(description="Attempts that have a place there.")
     usage: ResourceUsage
-    heartbeat_age_seconds: float | None
-    registered_at: Timestamp
+    heartbeat_age_seconds: float | None = Field(description="Since its last heartbeat; null before the first.")
+    registered_at: Timestamp = Field(description="When this incarnation started.")
 
 
 class WorkerList(Contract):

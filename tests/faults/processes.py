@@ -18,7 +18,7 @@ class Found:
 
 
 def processes_of(home: Path) -> list[Found]:
-    """Return every process whose command line or environment names the home."""
+    """Return every process whose command line, environment or working folder names the home."""
     found = []
     needle = str(home).encode()
     for folder in Path("/proc").iterdir():
@@ -27,9 +27,10 @@ def processes_of(home: Path) -> list[Found]:
         try:
             command = (folder / "cmdline").read_bytes()
             environment = (folder / "environ").read_bytes()
+            working = os.fsencode(os.readlink(folder / "cwd"))
         except OSError:
             continue
-        if needle not in command and needle not in environment:
+        if not any(needle in text for text in (command, environment, working)):
             continue
         is_run = b"shim.py" in command or b"TRAINWRIGHT_RUN_ID=" in environment
         text = command.replace(b"\0", b" ").decode(errors="replace").strip()

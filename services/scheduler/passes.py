@@ -5,7 +5,7 @@ import logging
 from collections import defaultdict
 from dataclasses import dataclass, field, replace
 
-from services.scheduler.domain import Seat, Waiting, plan
+from services.scheduler.domain import Seat, plan
 from services.scheduler.handlers import lose
 from services.scheduler.leases import Leases
 from services.scheduler.settings import SchedulerSettings
@@ -18,6 +18,7 @@ from services.scheduler.store import (
     assigned,
     find_entry,
     find_worker,
+    get_entry,
     queued,
     save_entry,
     save_worker,
@@ -73,22 +74,24 @@ class Passes:
     async def place(self) -> None:
         """Give waiting tasks their places, in order, in one transaction."""
         async with self.store.transaction() as tx:
-            waiting = {entry.task.task_id: entry for entry in await queued(tx)}
-            if not waiting:
+            queue = await queued(tx)
+            if not queue:
                 return
             taken: dict[str, list[Slots]] = defaultdict(list)
             for entry in await assigned(tx):
                 taken[str(entry.placement.worker_id)].append(entry.placement.slots)
             found = plan(
-                [_waiting(entry) for entry in waiting.values()],
+                [item.waiting for item in queue],
                 [known.worker for known in await workers(tx, ALIVE)],
                 taken,
                 self.clock.now(),
             )
             for seat in found.seats:
-                await self._assign(waiting[seat.task_id], seat, tx)
-            for task_id, reason in found.reasons.items():
-                await self._tell(waiting[task_id], reason, tx)
+                await self._assign(seat, tx)
+            for item in queue:
+                reason = found.reasons.get(item.waiting.task_id, item.told)
+                if reason != item.told:
+                    await self._tell(item.waiting.task_id, reason, tx)
 
     async def sweep(self) -> None:
         """Give up workers that were silent for their lease, and attempts that their worker does not know."""
@@ -108,8 +111,8 @@ class Passes:
         probe = SchedulerProbed(scheduler=self.scheduler_id, seq=self.leases.next_probe(), time=now)
         self.pulses.send("probe", probe)
 
-    async def _assign(self, entry: Entry, seat: Seat, tx: Transaction) -> None:
-        now = self.clock.now()
+    async def _assign(self, seat: Seat, tx: Transaction) -> None:
+        entry, now = await get_entry(tx, seat.task_id), self.clock.now()
         attempt = max(entry.placement.attempt, entry.task.attempt) + 1
         entry = entry.moved(
             now,
@@ -132,10 +135,8 @@ class Passes:
         )
         await self._emit(tx, [PlacementAssigned(placement=entry.placement), command], entry)
 
-    async def _tell(self, entry: Entry, reason: str, tx: Transaction) -> None:
-        if entry.told == reason:
-            return
-        entry = entry.moved(self.clock.now(), reason=reason)
+    async def _tell(self, task_id: str, reason: str, tx: Transaction) -> None:
+        entry = (await get_entry(tx, task_id)).moved(self.clock.now(), reason=reason)
         await save_entry(tx, replace(entry, told=reason))
         await self._emit(tx, [TaskQueued(placement=entry.placement)], entry)
 
@@ -174,7 +175,3 @@ class Passes:
         id = derived_id("scheduler", entry.task.task_id, entry.placement.version)
         cause = Cause(id, entry.traceparent)
         await emit(tx, events, source="scheduler", cause=cause, clock=self.clock)
-
-
-def _waiting(entry: Entry) -> Waiting:
-    return Waiting(entry.task.task_id, entry.task.config.resource_requirements, entry.task.not_before)

@@ -4,8 +4,9 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from services.scheduler.domain import queue_order
+from services.scheduler.domain import Waiting, queue_order
 from trainwright.contracts.queue import Placement, PlacementState
+from trainwright.contracts.resource import ResourceRequirements
 from trainwright.contracts.task import TaskDocument
 from trainwright.contracts.worker import WorkerDocument
 from trainwright.storage.document import Collection, In, Reader, Transaction
@@ -52,6 +53,13 @@ async def find_entry(reader: Reader, task_id: str) -> Entry | None:
     return None if found is None else _entry(found)
 
 
+async def get_entry(reader: Reader, task_id: str) -> Entry:
+    """Return the entry of a task that is known to have one."""
+    entry = await find_entry(reader, task_id)
+    assert entry is not None, task_id
+    return entry
+
+
 async def save_entry(tx: Transaction, entry: Entry) -> None:
     """Write an entry; released ones leave the indexes that passes use."""
     placement = entry.placement
@@ -68,10 +76,21 @@ async def save_entry(tx: Transaction, entry: Entry) -> None:
     await tx.put(ENTRIES.name, placement.task_id, document)
 
 
-async def queued(reader: Reader) -> list[Entry]:
-    """Return waiting tasks in their order."""
+@dataclass(frozen=True, slots=True)
+class Queued:
+    """A waiting task as a pass sees it, and the reason that was last told."""
+
+    waiting: Waiting
+    told: str
+
+
+async def queued(reader: Reader) -> list[Queued]:
+    """Return waiting tasks in their order.
+
+    Only what a pass needs is read, without validating whole documents again: a queue is long, a pass is frequent.
+    """
     page = await reader.find(ENTRIES.name, {"state": PlacementState.QUEUED}, sort="order", limit=PASS)
-    return [_entry(item) for item in page.items]
+    return [_queued(item) for item in page.items]
 
 
 async def assigned(reader: Reader, worker_id: str | None = None) -> list[Entry]:
@@ -97,6 +116,12 @@ async def workers(reader: Reader, *states: str) -> list[WorkerEntry]:
     """Return workers in these states (all, without any), in a stable order."""
     page = await reader.find(WORKERS.name, {"state": In(states)} if states else None, limit=ALL)
     return [_worker(item) for item in page.items]
+
+
+def _queued(found: dict[str, Any]) -> Queued:
+    task, later = found["task"], found["task"]["not_before"]
+    needs = ResourceRequirements.model_construct(**task["config"]["resource_requirements"])
+    return Queued(Waiting(task["task_id"], needs, datetime.fromisoformat(later) if later else None), found["told"])
 
 
 def _entry(found: dict[str, Any]) -> Entry:

@@ -4,7 +4,7 @@ First fit in the order of priority, then age. Fair share, quotas, backfill witho
 preemption are not here yet.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -100,11 +100,28 @@ def why_not(needs: ResourceRequirements, workers: Sequence[WorkerDocument]) -> s
         return "waiting for a worker: none is connected"
     if any(_take(needs, worker, free_slots(worker, [])) is not None for worker in workers):
         return "waiting for a free place"
-    wishes = [f"{needs.gpu} GPU"] if needs.gpu else []
-    wishes += [f"{needs.cpu:g} CPU"] if needs.cpu else []
-    wishes += [f"{needs.memory / 2**30:.3g} GiB memory"] if needs.memory else []
-    wishes += [f"{needs.gpu_memory / 2**30:.3g} GiB GPU memory"] if needs.gpu_memory else []
-    return f"waiting for a larger worker: none has {' and '.join(wishes)}"
+    return f"waiting for a larger worker: none has {' and '.join(_lacking(needs, workers))}"
+
+
+def _lacking(needs: ResourceRequirements, workers: Sequence[WorkerDocument]) -> list[str]:
+    """Return what no worker has alone, with the most that there is; everything when it is the combination."""
+    idle = [free_slots(worker, []) for worker in workers]
+    asked: list[tuple[float, float, Callable[[float], str]]] = [
+        (needs.gpu, max(len(slots.gpus) for slots in idle), lambda n: f"{n:g} GPU"),
+        (needs.cpu, max(slots.cpu for slots in idle), lambda n: f"{n:g} CPU"),
+        (needs.memory, max(slots.memory for slots in idle), lambda n: f"{_gib(n)} memory"),
+        (
+            needs.gpu_memory,
+            max((gpu.memory for worker in workers for gpu in worker.gpus), default=0),
+            lambda n: f"{_gib(n)} GPU memory",
+        ),
+    ]
+    lacking = [f"{words(need)} (the most is {words(most)})" for need, most, words in asked if need > most]
+    return lacking or [words(need) for need, _, words in asked if need]
+
+
+def _gib(amount: float) -> str:
+    return f"{amount / 2**30:,.1f} GiB"
 
 
 def _take(needs: ResourceRequirements, worker: WorkerDocument, free: Slots) -> Slots | None:

@@ -100,6 +100,8 @@ def _unknown_path(config: TaskConfig, section: str, named: dict[str, Any] | None
 def _read_limited(path: Path, limit: int) -> bytes:
     if path.is_dir():
         raise ValueError("it is a folder; name the script's file, or submit the folder with the CLI")
+    if path.exists() and not path.is_file():
+        raise ValueError("it is not a regular file")  # opening a pipe would wait for ever
     with path.open("rb") as file:
         content = file.read(limit + 1)
     if len(content) > limit:

@@ -154,8 +154,8 @@ def infrastructure(kind: FailureClass, message: str) -> Failure:
     return Failure(failure_class=kind, message=message)
 
 
-def ending_of(exit_file: dict[str, Any], stderr_tail: str) -> Ending:
-    """Return what the shim's `exit.json` and the end of stderr say."""
+def ending_of(exit_file: dict[str, Any], stderr_tail: str, folder: str = "") -> Ending:
+    """Return what the shim's `exit.json` and the end of stderr say of a run in `folder`."""
     return Ending(
         exit_code=exit_file.get("exit_code"),
         signal=exit_file.get("signal"),
@@ -163,6 +163,7 @@ def ending_of(exit_file: dict[str, Any], stderr_tail: str) -> Ending:
         error=exit_file.get("error"),
         stderr=stderr_tail,
         oom_kills=int(exit_file.get("oom_kills") or 0),
+        folder=folder,
     )
 
 

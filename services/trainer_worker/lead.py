@@ -6,6 +6,7 @@ Not here: reading commands, publishing metrics and logs, heartbeats.
 
 import asyncio
 import logging
+import os
 import subprocess
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -39,6 +40,7 @@ from trainwright.runtime.outbox import emit
 from trainwright.storage.blob import BlobStore
 from trainwright.storage.document import DocumentStore
 from trainwright.training import layout
+from trainwright.training.classify import Ending
 
 logger = logging.getLogger(__name__)
 
@@ -176,10 +178,14 @@ class Lead:
                 return
             await self._nap()
         exit_file = layout.read_json(exit_path) or {}
-        ending = ending_of(exit_file, spawn.read_tail(self.directory / layout.STDERR))
+        ending = self._ending(exit_file)
         seen = (self.directory / layout.STOPPING).exists()
         verdict = judge(ending, self.attempt.stop, asked=exit_file.get("stop") is not None, stop_seen=seen)
         await self._end(verdict, _moment(exit_file) or self._place.clock.now())
+
+    def _ending(self, exit_file: dict[str, Any]) -> Ending:
+        work = os.path.realpath(self.directory / layout.WORK)  # as the kernel names it to the run
+        return ending_of(exit_file, spawn.read_tail(self.directory / layout.STDERR), work)
 
     async def _nap(self) -> None:
         self._poke.clear()
@@ -199,6 +205,11 @@ class Lead:
 
     def _shim_lost(self) -> Verdict:
         killed = spawn.kill_leftovers(self.directory)
+        if not (self.directory / layout.SPEC).exists():
+            hint = "Delete only what the script made itself, in its work folder."
+            message = "the run deleted its own folder, so how it ended is not known"
+            failure = Failure(failure_class=FailureClass.USER_ERROR, message=message, hint=hint)
+            return Verdict(Outcome.FAILED, failure)
         message = f"the process that watches over the run was killed; {killed} processes were left and ended"
         return Verdict(Outcome.FAILED, infrastructure(FailureClass.WORKER_LOST, message))
 

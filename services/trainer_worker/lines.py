@@ -8,12 +8,12 @@ files, publishing.
 import re
 from dataclasses import dataclass
 
+from trainwright.training.text import printable
+
 MAX_RECORD = 16 * 1024
 MAX_BLOCK = 48 * 1024
 MAX_LINES = 1500
 _TRACE_START = re.compile(rb"Traceback \(most recent call last\):\s*$|  File \"[^\"]*\", line \d+")
-_COLOURS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
-_CONTROLS = {code: "\ufffd" for code in range(32) if chr(code) not in "\t\n\r"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +76,8 @@ def _block_end(chunk: bytes, start: int, first_end: int, *, final: bool) -> tupl
 
 
 def _add(found: list[Line], raw: bytes, offset: int, *, is_traceback: bool) -> None:
-    text = _COLOURS.sub("", raw.decode("utf-8", "replace")).rstrip("\r\n")
+    text = printable(raw.decode("utf-8", "replace")).rstrip("\r\n")
     if not is_traceback:
         text = text.rpartition("\r")[2]
-    text = text.translate(_CONTROLS)
     if text.strip():
         found.append(Line(offset, text, is_traceback))

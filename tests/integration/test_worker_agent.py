@@ -182,7 +182,7 @@ async def test_a_failure_is_classified_and_its_traceback_is_one_record(
     if ended.failure.traceback:
         (record,) = [r for r in agent.records(task, LogStream.STDERR) if r.level is LogLevel.ERROR]
         assert message in record.message
-        assert ended.failure.file == str(agent.directory(task) / "work" / "train.py")
+        assert ended.failure.file == "train.py"
 
 
 async def test_what_cannot_be_prepared_ends_with_the_reason(agent: Agent) -> None:

@@ -132,6 +132,16 @@ async def test_a_killed_shim_is_a_loss_and_takes_the_whole_family_with_it(agent:
     assert [pid for pid in family if is_alive(pid)] == []
 
 
+async def test_a_run_that_deletes_its_own_folder_fails_by_its_own_fault(agent: Agent) -> None:
+    await agent.start()
+    task = new_task()
+    await agent.run(task, "import os, shutil\nshutil.rmtree(os.environ['TRAINWRIGHT_RUN_DIR'])\n")
+    ended = (await agent.until_ended(task)).attempt
+    assert ended.failure is not None
+    assert ended.failure.failure_class is FailureClass.USER_ERROR
+    assert "deleted its own folder" in ended.failure.message
+
+
 async def test_a_killed_child_fails_with_its_signal_and_what_it_had_logged_is_kept(agent: Agent) -> None:
     await agent.start()
     task = new_task()

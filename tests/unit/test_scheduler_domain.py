@@ -44,7 +44,14 @@ def test_a_task_sees_only_gpus_that_are_its_own() -> None:
 
 
 def test_what_never_fits_is_told_apart_from_what_waits_its_turn() -> None:
-    assert plan([needing("a", gpu=1)], [a_worker()], {}, NOW).reasons["a"].startswith("waiting for a larger")
+    assert plan([needing("a", gpu=1)], [a_worker()], {}, NOW).reasons["a"] == (
+        "waiting for a larger worker: none has 1 GPU (the most is 0 GPU)"
+    )
+    huge = plan([needing("a", memory=2**53)], [a_worker(memory=2**34)], {}, NOW).reasons["a"]
+    assert huge.endswith("none has 8,388,608.0 GiB memory (the most is 16.0 GiB memory)")
+    apart = [a_worker("w1", cpus=8, memory=2**30), a_worker("w2", cpus=1, memory=2**34)]
+    both = plan([needing("a", cpu=8, memory=2**34)], apart, {}, NOW).reasons["a"]
+    assert both == "waiting for a larger worker: none has 8 CPU and 16.0 GiB memory"
     assert plan([needing("a")], [], {}, NOW).reasons["a"] == "waiting for a worker: none is connected"
     later = Waiting("a", ResourceRequirements(), NOW + timedelta(seconds=1))
     assert plan([later], [a_worker()], {}, NOW).reasons["a"] == "waiting for its next try"

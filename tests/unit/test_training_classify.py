@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -112,3 +113,41 @@ def test_a_program_that_cannot_be_started_is_the_environments_fault() -> None:
 @pytest.mark.parametrize("text", ["", "\n", "Traceback (most recent call last):", '  File "x", line 1\n', ": :\n"])
 def test_broken_evidence_is_no_reason_to_fail(text: str) -> None:
     assert classify(Ending(exit_code=1, stderr=text)).failure_class is FailureClass.USER_ERROR
+
+
+def test_an_exception_group_is_told_by_its_last_part(tmp_path: Path) -> None:
+    script = """
+    def part():
+        raise KeyError('rate')
+    try:
+        part()
+    except KeyError as error:
+        raise ExceptionGroup('two of three failed', [ValueError('no trace'), error])
+    """
+    failure = classify(stderr_of(script, tmp_path))
+    assert (failure.exception, failure.message) == ("KeyError", "KeyError: 'rate'")
+    assert (failure.file, failure.line) == (str(tmp_path / "train.py"), 3)
+    bare = classify(stderr_of("raise ExceptionGroup('all', [ValueError('a'), TypeError('b')])\n", tmp_path))
+    assert bare.message == "ExceptionGroup: all (2 sub-exceptions)\nValueError: a\nTypeError: b"
+
+
+def test_a_message_cannot_paint_the_readers_terminal(tmp_path: Path) -> None:
+    failure = classify(stderr_of(r"raise ValueError('a\x1b[31mred\x1b]0;title\x07 b\0c\x1b[2J')", tmp_path))
+    assert failure.message == "ValueError: ared b\ufffdc"
+    assert classify(Ending(exit_code=3, stderr="\x1b[31mgone\x1b[0m\n")).message.endswith("exit code 3: gone")
+
+
+def test_an_exception_without_a_message_ends_without_a_colon(tmp_path: Path) -> None:
+    assert classify(stderr_of("raise MemoryError\n", tmp_path)).message == "MemoryError"
+
+
+def test_a_silent_exit_does_not_point_to_logs_that_are_not_there() -> None:
+    failure = classify(Ending(exit_code=7))
+    assert failure.message == "the process ended with exit code 7"
+    assert "logs" not in str(failure.hint)
+
+
+def test_a_file_of_the_task_is_named_as_it_was_submitted(tmp_path: Path) -> None:
+    ending = stderr_of("\nraise ValueError('x')\n", tmp_path)
+    assert classify(replace(ending, folder=str(tmp_path))).file == "train.py"
+    assert classify(replace(ending, folder=str(tmp_path / "other"))).file == str(tmp_path / "train.py")

@@ -140,6 +140,8 @@ def test_numbers_of_numpy_and_torch_are_numbers(tmp_path: Path) -> None:
         ("log(3.0, {'a': 1})", "TypeError: step must be an integer, got 3.0 (float)"),
         ("log(True, {'a': 1})", "TypeError: step must be an integer, got True"),
         ("log(-1, {'a': 1})", "ValueError: step must be between 0 and 2**63 - 1, got -1"),
+        ("log(2**63, {'a': 1})", "ValueError: step must be between 0 and 2**63 - 1, got 9223372036854775808"),
+        ("log(10**30, {'a': 1})", "ValueError: step must be between 0 and 2**63 - 1"),
         ("log(1, {'a': '1'})", "TypeError: metric 'a' must be a number, got '1' (str)"),
         ("log(1, {'a': None})", "TypeError: metric 'a' must be a number, got None (NoneType)"),
         ("log(1, {'a': 1j})", "TypeError: metric 'a' must be a number, got 1j (complex)"),

@@ -7,10 +7,14 @@ import re
 from dataclasses import dataclass
 
 from trainwright.contracts.attempt import Failure, FailureClass
+from trainwright.training.text import printable
 
 OWN_SCRIPT_HINT = "Fix the line shown, then submit again."
 _FRAME = re.compile(r'^\s+File "(?P<file>[^"]+)", line (?P<line>\d+)')
 _LAST_LINE = re.compile(r"^(?P<type>[A-Za-z_][\w.]*)(?:: (?P<message>.*))?$")
+_GROUP = "Exception Group Traceback (most recent call last):"
+_MARGIN = re.compile(r"^ +[|+] ?")
+_RULE = re.compile(r"^[+-]*-{8,}( [\d.]+ -{8,})?$")
 _NOT_OWN = ("site-packages", "dist-packages", "/lib/python3", "/trainwright/training/")
 _MAX_TRACEBACK = 16_000
 _MAX_MESSAGE = 2_000
@@ -27,7 +31,7 @@ _DATA_TYPES = ("FileNotFoundError", "DataError", "UnicodeDecodeError", "ParserEr
 @dataclass(frozen=True, slots=True)
 class Ending:
     """Hold how a process ended: `reason` is the shim's word for who ended it, `stderr` the tail of what it
-    wrote.
+    wrote, `folder` where the task's files lie.
     """
 
     exit_code: int | None = None
@@ -36,6 +40,7 @@ class Ending:
     error: str | None = None
     stderr: str = ""
     oom_kills: int = 0
+    folder: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +63,7 @@ def classify(ending: Ending) -> Failure:
         message=message[:_MAX_MESSAGE],
         exception=trace.exception if trace else None,
         traceback=trace.text[-_MAX_TRACEBACK:] if trace else None,
-        file=trace.file if trace else None,
+        file=_as_submitted(trace.file, ending.folder) if trace else None,
         line=trace.line if trace else None,
         hint=hint,
         exit_code=ending.exit_code,
@@ -66,9 +71,13 @@ def classify(ending: Ending) -> Failure:
     )
 
 
+def _as_submitted(file: str | None, folder: str) -> str | None:
+    return file.removeprefix(folder.rstrip("/") + "/") if file is not None and folder else file
+
+
 def last_traceback(stderr: str) -> Trace | None:
     """Return the last traceback in `stderr` (that of a SyntaxError has no header), or None."""
-    lines = stderr.splitlines()
+    lines = _without_margins(printable(stderr).splitlines())
     starts = [number for number, line in enumerate(lines) if line.startswith("Traceback (most recent call last)")]
     frames = [number for number, line in enumerate(lines) if _FRAME.match(line)]
     if not frames:
@@ -84,6 +93,14 @@ def last_traceback(stderr: str) -> Trace | None:
     file, line = _own_frame([match for text in lines[start : ends[0]] if (match := _FRAME.match(text))])
     text = "\n".join(lines[start : ends[0] + 1 + len(rest)])
     return Trace(found["type"].rpartition(".")[2], message, text, file, line)
+
+
+def _without_margins(lines: list[str]) -> list[str]:
+    """Return lines in which the tracebacks of an exception group look like any other."""
+    if not any(line.strip(" |+") == _GROUP for line in lines):
+        return lines
+    plain = [_MARGIN.sub("", line).removeprefix("Exception Group ") for line in lines]
+    return [line for line in plain if not _RULE.match(line)]
 
 
 def _ends_trace(line: str) -> bool:
@@ -112,13 +129,20 @@ def _decide(ending: Ending, trace: Trace | None) -> tuple[FailureClass, str, str
         return _by_signal(ending)
     if trace is not None:
         return _by_exception(trace)
-    last = next((line.strip() for line in reversed(ending.stderr.splitlines()) if line.strip()), "")
+    written = printable(ending.stderr).splitlines()
+    last = next((line.strip() for line in reversed(written) if line.strip()), "")
     code = f"the process ended with exit code {ending.exit_code}"
-    return FailureClass.USER_ERROR, f"{code}: {last}" if last else code, "The logs show what it wrote before."
+    if not last:
+        return FailureClass.USER_ERROR, code, "It wrote no error; exit code 0 would be completed."
+    return FailureClass.USER_ERROR, f"{code}: {last}", "The logs show what it wrote before."
+
+
+def _sentence(trace: Trace) -> str:
+    return f"{trace.exception}: {trace.message}" if trace.message else trace.exception
 
 
 def _memory(ending: Ending, trace: Trace | None) -> tuple[FailureClass, str, str | None] | None:
-    evidence = f"{trace.exception}: {trace.message}" if trace else ""
+    evidence = _sentence(trace) if trace else ""
     if any(text in evidence for text in _CUDA_MEMORY) or (trace and trace.exception == "OutOfMemoryError"):
         hint = "Use a smaller batch, or ask for a GPU with more memory."
         return FailureClass.OUT_OF_MEMORY, evidence, hint
@@ -142,7 +166,7 @@ def _by_signal(ending: Ending) -> tuple[FailureClass, str, str | None]:
 
 
 def _by_exception(trace: Trace) -> tuple[FailureClass, str, str | None]:
-    message = f"{trace.exception}: {trace.message}" if trace.message else trace.exception
+    message = _sentence(trace)
     if trace.exception in ("ModuleNotFoundError", "ImportError"):
         name = re.search(r"named '([\w.]+)'", trace.message)
         hint = f"Install {name[1]!r} where the worker runs." if name else "Install what is missing on the worker."

@@ -23,7 +23,7 @@ from typing import Any
 from trainwright.training import layout
 from trainwright.training.progress import ProgressLine
 from trainwright.training.spool import MAX_PAYLOAD, SpoolWriter, encode_record
-from trainwright.training.values import checked_metrics, checked_step
+from trainwright.training.values import STEP_END, checked_metrics, checked_step
 
 FLUSH_SECONDS = 0.02
 SYNC_SECONDS = 1.0
@@ -92,10 +92,10 @@ class Run:
         `step` counts from 0 or 1 as the script likes; `total_steps`, given once or always, makes a
         percentage possible.
         """
-        if type(step) is not int or step < 0:
+        if type(step) is not int or not 0 <= step < STEP_END:
             step = checked_step(step)
         if total_steps is not None:
-            total_steps = checked_step(total_steps, "total_steps")
+            total_steps = checked_step(total_steps, "total_steps") or None  # of 0 there is no percentage
         values = checked_metrics(metrics)
         with self._log_lock:
             if self.finished or self._foreign:

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 MAX_NAME = 200
+STEP_END = 2**63
+"""Steps are below: what a store's integer holds."""
 
 
 def checked_metrics(metrics: Mapping[str, Any]) -> dict[str, float]:
@@ -35,7 +37,7 @@ def checked_step(step: Any, what: str = "step") -> int:
         number = operator.index(step)
     except TypeError:
         raise TypeError(f"{what} must be an integer, got {step!r} ({type(step).__name__})") from None
-    if not 0 <= number < 2**63:
+    if not 0 <= number < STEP_END:
         raise ValueError(f"{what} must be between 0 and 2**63 - 1, got {number}")
     return number
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from pydantic import SecretStr
 
 from services.app import SERVICES
 from trainwright.runtime.health import Health
@@ -24,13 +23,12 @@ ALL_HERE = {f"{name}_url": None for name in SERVICES}
 
 async def document() -> dict[str, Any]:
     """Return the OpenAPI document of the whole platform."""
-    runtime = Runtime(
-        RuntimeSettings.model_validate({"store": "sqlite:nowhere", "blobs": "dir:nowhere", **ALL_HERE})
-    )
+    settings = {"store": "sqlite:nowhere", "blobs": "dir:nowhere", "internal_token": "only here", **ALL_HERE}
+    runtime = Runtime(RuntimeSettings.model_validate(settings))
     for name, build in SERVICES.items():
         service = build(runtime)
         health = Health(name, service.store, Relay(name, service.store, runtime.kafka, runtime.clock), [])
-        runtime.apps[name] = build_app(service, health, token=SecretStr(""))
+        runtime.apps[name] = build_app(service, health, token=runtime.settings.internal_token)
     transport = httpx.ASGITransport(app=runtime.apps["gateway"])
     async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
         answer = await client.get("/openapi.json")

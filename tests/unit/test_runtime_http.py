@@ -31,10 +31,11 @@ from trainwright.contracts.topics import TASK
 from trainwright.runtime.apply import Inbound, apply_each
 from trainwright.runtime.envelope import Reread
 from trainwright.runtime.health import Health
-from trainwright.runtime.http import INTERNAL_HEADER, PREFIX, Calling, build_app
+from trainwright.runtime.http import INTERNAL_HEADER, PREFIX, Calling, build_app, internal_only
 from trainwright.runtime.kafka import Kafka
 from trainwright.runtime.outbox import accept, event_row
 from trainwright.runtime.relay import Relay
+from trainwright.runtime.run import with_token
 from trainwright.runtime.service import Service
 from trainwright.runtime.settings import RuntimeSettings
 from trainwright.storage.sqlite import SqliteStore
@@ -189,6 +190,17 @@ class TestTheDoor:
             assert (found["status"], found["code"]) == (401, "unauthorised")
             assert "call the gateway" in found["detail"]
             assert (await client.get("/health/live")).json() == {"status": "ok"}
+
+    async def test_without_a_token_given_nobody_outside_of_the_process_has_one(self) -> None:
+        made = {with_token(RuntimeSettings(internal_token=SecretStr(""))).internal_token for _ in range(2)}
+        assert all(len(token.get_secret_value()) > 30 for token in made)
+        assert len(made) == 2
+        transport = httpx.ASGITransport(app=internal_only(lambda *_: None, SecretStr("")))  # type: ignore[arg-type]
+        async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
+            for headers in ({}, {INTERNAL_HEADER: ""}):
+                assert (await client.get("/", headers=headers)).status_code == 401
+        given = RuntimeSettings(internal_token=SecretStr(TOKEN))
+        assert with_token(given) is given
 
     async def test_a_websocket_is_closed_with_the_reason(self, service: Service) -> None:
         sent: list[Message] = []

@@ -75,8 +75,11 @@ def internal_only(app: ASGIApp, token: SecretStr) -> ASGIApp:
     async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] in ("http", "websocket") and not scope["path"].startswith("/health/"):
             given = dict(scope["headers"]).get(INTERNAL_HEADER.encode(), b"").decode("latin-1")
-            if not secrets.compare_digest(given.encode(), expected.encode()):
-                error = Unauthorised("this service answers the gateway only; call the gateway")
+            if not expected or not secrets.compare_digest(given.encode(), expected.encode()):
+                error = Unauthorised(
+                    "this service answers the gateway only; call the gateway"
+                    " (or give both the same TRAINWRIGHT_INTERNAL_TOKEN)"
+                )
                 await refuse(error, scope, receive, send)
                 return
         await app(scope, receive, send)

@@ -4,11 +4,13 @@ import asyncio
 import contextlib
 import logging
 import os
+import secrets
 import signal
 import sys
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 
 import uvicorn
+from pydantic import SecretStr
 
 from trainwright.contracts.errors import StoreUnavailable
 from trainwright.runtime.apply import Inbound
@@ -45,9 +47,16 @@ def main(builders: Sequence[Builder], *, listening: str) -> None:
     )
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # what matters it raises; the rest is every retry
     try:
-        asyncio.run(run(builders, RuntimeSettings(), listening=listening))
+        asyncio.run(run(builders, with_token(RuntimeSettings()), listening=listening))
     except StoreUnavailable as error:
         sys.exit(f"trainwright: {error.detail}")
+
+
+def with_token(settings: RuntimeSettings) -> RuntimeSettings:
+    """Return settings with an internal token: without one given, one that only this process knows."""
+    if settings.internal_token.get_secret_value():
+        return settings
+    return settings.model_copy(update={"internal_token": SecretStr(secrets.token_urlsafe(32))})
 
 
 async def run(builders: Sequence[Builder], settings: RuntimeSettings, *, listening: str) -> None:

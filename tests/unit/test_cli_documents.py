@@ -15,6 +15,10 @@ def write(path: Path, text: str) -> Path:
     return path
 
 
+BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n"
+BOMB += "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 9))
+
+
 @pytest.mark.parametrize(
     ("name", "text", "says"),
     [
@@ -22,6 +26,19 @@ def write(path: Path, text: str) -> Path:
         ("tab.yaml", "name: a\n\trecipe: script\n", "tab.yaml:2:1: "),
         ("twice.yaml", "name: a\nrecipe: x\nname: b\n", "twice.yaml:3:1: the key 'name' is written twice"),
         ("bad.json", '{"name": "a",\n "recipe": }', "bad.json:2:12: Expecting value"),
+        ("twice.json", '{"name": "a", "name": "b"}', "the key 'name' is written twice"),
+        (
+            "nan.yaml",
+            "parameters: {rates: [1, .nan]}\n",
+            "parameters.rates.1 is nan, which is not a finite number",
+        ),
+        ("nan.json", '{"parameters": {"x": NaN}}', "parameters.x is nan"),
+        ("key.yaml", "parameters:\n  3: a\n", "the key 3 in parameters is not text"),
+        ("set.yaml", "parameters: {x: !!set {a, b}}\n", "parameters.x is a set"),
+        ("loop.yaml", "parameters: &a {again: *a}\n", "nested deeper than"),
+        ("deep.yaml", "x: " + "[" * 3000 + "]" * 3000, "nested deeper than"),
+        ("deep.json", '{"x": ' + "[" * 30000 + "]" * 30000 + "}", "nested deeper than"),
+        ("bomb.yaml", BOMB, "holds more than 100000 values"),
         ("list.yaml", "- a\n", "holds a list; a task document is a mapping"),
         ("empty.yaml", "", "holds nothing; a task document is a mapping"),
     ],
@@ -31,6 +48,24 @@ def test_a_bad_document_is_refused_with_its_place(tmp_path: Path, name: str, tex
     with pytest.raises(CommandError) as caught:
         read_document(path)
     assert says in str(caught.value)
+
+
+def test_dates_stay_what_was_written_and_a_byte_order_mark_is_no_content(tmp_path: Path) -> None:
+    document = tmp_path / "a.yaml"
+    document.write_bytes(b"\xef\xbb\xbfname: 2024-01-31\nparameters: {since: 2024-01-01T00:00:00Z}\n")
+    assert read_document(document) == {"name": "2024-01-31", "parameters": {"since": "2024-01-01T00:00:00Z"}}
+    as_json = tmp_path / "a.json"
+    as_json.write_bytes(b'\xef\xbb\xbf{"name": "a"}')
+    assert read_document(as_json) == {"name": "a"}
+
+
+def test_a_tilde_means_the_readers_own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    prepared = prepare(
+        {"recipe": "script", "parameters": {"path": "~/a.py"}, "data": {"path": "~/b.csv"}}, tmp_path
+    )
+    assert prepared.config["parameters"]["path"] == str(tmp_path / "a.py")
+    assert prepared.config["data"]["path"] == str(tmp_path / "b.csv")
 
 
 def test_a_missing_document_is_named(tmp_path: Path) -> None:

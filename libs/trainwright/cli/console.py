@@ -11,12 +11,17 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 
+from trainwright.training.text import printable
+
 if TYPE_CHECKING:
     from pydantic import BaseModel
     from rich.console import Console
 
 WIDE = 250
 """Columns of a table in a pipe or a file: nothing is folded there."""
+
+CELL = 160
+"""Characters of a table's cell; what somebody wrote may be longer."""
 
 COMPLETED, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
@@ -52,7 +57,7 @@ def stop(message: str, exit_code: int = FAILED) -> NoReturn:
 def complain(message: str) -> None:
     """Write one sentence to stderr."""
     typer.secho("trainwright: ", fg="red", err=True, nl=False)
-    typer.echo(message, err=True)
+    typer.echo(printable(message), err=True)
 
 
 def rich_console(*, stderr: bool = False) -> "Console":
@@ -79,13 +84,27 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], empty: str) 
 
     view = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
     for column in columns:
-        view.add_column(column, overflow="fold", no_wrap=column not in FOLDED)
+        view.add_column(Text(one_line(column)), overflow="fold", no_wrap=column not in FOLDED)
     for row in rows:
-        view.add_row(*(Text(str(cell), style=STYLES.get(str(cell), "")) for cell in row))
+        view.add_row(*(Text(one_line(str(cell)), style=STYLES.get(str(cell), "")) for cell in row))
     if view.row_count:
         rich_console().print(view)
     else:
         typer.echo(empty)
+
+
+def one_line(text: str) -> str:
+    """Return the first line of a text that somebody else wrote, cut to a readable length."""
+    lines = printable(text).split("\n", 1)
+    first = lines[0].replace("\r", " ").replace("\t", " ")
+    return first if len(lines) == 1 and len(first) <= CELL else f"{first[:CELL].rstrip()} …"
+
+
+def fact(label: str, value: str) -> None:
+    """Write a label and what it stands for, which may have several lines."""
+    for line in printable(value).splitlines():
+        typer.echo(f"{label:<12} {line}".rstrip())
+        label = ""
 
 
 def clock(moment: datetime | None) -> str:

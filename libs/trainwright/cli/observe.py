@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trainwright.cli.console import clock, json_line, number, stop, table
+from trainwright.cli.console import clock, json_line, number, one_line, stop, table
 from trainwright.cli.session import connect
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def metrics(
         json_line(series)
         return
     if series.points:
-        typer.echo(f"{name}  {_curve([value for _, value in series.points])}")
+        typer.echo(f"{one_line(name)}  {_curve([value for _, value in series.points])}")
     table(("STEP", name), [(step, number(value)) for step, value in series.points], f"no values of {name} yet")
 
 

@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from trainwright.cli.console import COMPLETED, FAILED, number, rich_console
+from trainwright.cli.console import COMPLETED, FAILED, number, one_line, rich_console
+from trainwright.cli.session import again
+from trainwright.training.text import printable
 
 if TYPE_CHECKING:
     from trainwright.client import Client
+    from trainwright.contracts.attempt import Failure
     from trainwright.contracts.result import ModelVersion
     from trainwright.contracts.task import TaskView
 
@@ -41,7 +44,7 @@ def tell(client: "Client", task: "TaskView", *, report: bool = True) -> None:
     elif task.status == "failed":
         _tell_failure(task)
     else:
-        typer.echo(f"{task.task_id} was {task.status}" + (f": {task.reason}" if task.reason else ""))
+        typer.echo(f"{task.task_id} was {task.status}" + (f": {one_line(task.reason)}" if task.reason else ""))
 
 
 def comparison(metrics: dict[str, Any]) -> tuple[str, list[tuple[str, str, str]]]:
@@ -53,11 +56,18 @@ def comparison(metrics: dict[str, Any]) -> tuple[str, list[tuple[str, str, str]]
     return str(beside.get("name", "")), rows
 
 
+def why(failure: "Failure") -> list[str]:
+    """Return why a task failed in lines: class and message, the place in the script, what to do."""
+    place = f"at {failure.file}:{failure.line}" if failure.file and failure.line else ""
+    lines = [*printable(f"{failure.failure_class}: {failure.message}").splitlines(), printable(place)]
+    return [line for line in [*lines, failure.hint or ""] if line.strip()]
+
+
 def _tell_result(client: "Client", task: "TaskView", report: bool) -> None:
     typer.secho(f"{task.task_id} completed", fg="green")
     model = model_of(client, task.task_id)
     if model is None:
-        typer.echo(f"no model version yet; look again with `trainwright task show {task.task_id}`")
+        typer.echo(f"no model version yet; look again with `{again(f'task show {task.task_id}')}`")
         return
     typer.echo(f"model version  {model.model_id}")
     if model.description:
@@ -65,21 +75,22 @@ def _tell_result(client: "Client", task: "TaskView", report: bool) -> None:
     show_errors(model.metrics)
     if model.report and report:
         typer.echo(f"report         {client.report_url(task.task_id)}")
-        typer.echo(f"               save it with `trainwright report {task.task_id}`")
+        typer.echo(f"               save it with `{again(f'report {task.task_id}')}`")
 
 
 def show_errors(metrics: dict[str, Any]) -> None:
     """Show a model version's figures, beside the baseline's where there is one, and what they were measured on."""
     from rich.table import Table
+    from rich.text import Text
 
     baseline, rows = comparison(metrics)
     if not rows:
         return
     view = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
     for column in ("metric", "model", baseline)[: 3 if baseline else 2]:
-        view.add_column(column, justify="left" if column == "metric" else "right")
+        view.add_column(Text(one_line(column)), justify="left" if column == "metric" else "right")
     for row in rows:
-        view.add_row(*row[: 3 if baseline else 2])
+        view.add_row(*(Text(one_line(cell)) for cell in row[: 3 if baseline else 2]))
     rich_console().print(view)
     if isinstance(metrics.get("evaluation"), str):
         typer.echo(metrics["evaluation"])
@@ -91,8 +102,6 @@ def _tell_failure(task: "TaskView") -> None:
     if failure is None:
         typer.echo(task.reason or "no reason was given", err=True)
     else:
-        place = f" at {failure.file}:{failure.line}" if failure.file and failure.line else ""
-        typer.echo(f"{failure.failure_class}: {failure.message}{place}", err=True)
-        if failure.hint:
-            typer.echo(failure.hint, err=True)
-    typer.echo(f"See what it wrote with `trainwright logs {task.task_id}`.", err=True)
+        for line in why(failure):
+            typer.echo(line, err=True)
+    typer.echo(f"See what it wrote with `{again(f'logs {task.task_id}')}`.", err=True)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from trainwright.cli.console import INTERRUPTED, complain, json_line, rich_console, size, stop, table
+from trainwright.cli.session import again
 from trainwright.client.connection import DEFAULT_HOME, find_home
 
 if TYPE_CHECKING:
@@ -110,14 +111,14 @@ def _show_started(started: "Started") -> None:
     console.print(f"\n[bold green]Ready[/] after {started.seconds:.1f} s at [bold]{started.url}[/]")
     console.print(f"  admin key  {started.api_key_file}  (the command line finds it by itself)", markup=False)
     console.print(f"  data       {started.home}", markup=False)
-    console.print("  next       trainwright submit FILE.yaml --watch", markup=False)
-    console.print("  stop       Ctrl-C here, or `trainwright down`\n", markup=False)
+    console.print(f"  next       {again('submit FILE.yaml --watch')}", markup=False)
+    console.print(f"  stop       Ctrl-C here, or `{again('down')}`\n", markup=False)
 
 
 def _show_status(found: dict[str, Any]) -> None:
     console = rich_console()
     if not found["running"] and not found["processes"]:
-        console.print(f"Nothing runs on the home {found['home']}; start it with `trainwright up`.", markup=False)
+        console.print(f"Nothing runs on the home {found['home']}; start it with `{again('up')}`.", markup=False)
     else:
         word = "ready" if found["ready"] else "not ready"
         console.print(f"{word} at {found['url']}, Kafka at {found['kafka']}, home {found['home']}", markup=False)
@@ -171,7 +172,7 @@ def _start_detached(options: Any) -> None:
         stop(said or f"It ended with exit code {child.returncode} and said nothing")
     state = home.state()
     typer.echo(f"Ready after {time.monotonic() - began:.1f} s at {state['url']} (pid {child.pid})")
-    typer.echo(f"  admin key  {home.api_key_file}\n  logs       {home.logs}\n  stop       trainwright down")
+    typer.echo(f"  admin key  {home.api_key_file}\n  logs       {home.logs}\n  stop       {again('down')}")
     child.returncode = 0  # it is left running on purpose; keeps Popen from warning about it
 
 

@@ -1,6 +1,7 @@
 """The client of one command, made from the options that every command shares."""
 
 import os
+import shlex
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -27,11 +28,17 @@ def take_shared_options(arguments: list[str]) -> list[str]:
             value = value if equals else next(rest, "")
             if name == "--home":
                 os.environ[SHARED_OPTIONS[name]] = value
-            elif value:
+            if value:
                 _given[name] = value
         else:
             kept.append(argument)
     return kept
+
+
+def again(words: str) -> str:
+    """Return a command line to type next, for the same platform as this one."""
+    shared = "".join(f" {name} {shlex.quote(_given[name])}" for name in ("--home", "--url") if name in _given)
+    return f"trainwright {words}{shared}"
 
 
 def connect(timeout: float = 30.0) -> "Client":

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from trainwright.cli.console import INTERRUPTED, json_line
-from trainwright.cli.session import connect
+from trainwright.cli.session import again, connect
 
 if TYPE_CHECKING:
     from trainwright.cli.documents import Prepared
@@ -41,8 +41,8 @@ def submit(
         if watch and start:
             raise typer.Exit(follow(client, answer.task_id, as_json=as_json))
     if not as_json:
-        verb = "metrics" if start else "task start"
-        typer.echo(f"Next: trainwright {verb} {answer.task_id}")
+        verb = "task show" if start else "task start"
+        typer.echo(f"Next: {again(f'{verb} {answer.task_id}')}")
 
 
 def send(client: "Client", prepared: "Prepared", *, start: bool, **over: Any) -> "TaskCreatedAnswer":
@@ -77,5 +77,5 @@ def follow(client: "Client", task_id: str, *, as_json: bool = False) -> int:
 def left_running(task_id: str) -> None:
     """Say that a task goes on although nobody watches it."""
     typer.echo(
-        f"\nStopped watching; {task_id} goes on. Cancel it with `trainwright task cancel {task_id}`.", err=True
+        f"\nStopped watching; {task_id} goes on. Cancel it with `{again(f'task cancel {task_id}')}`.", err=True
     )

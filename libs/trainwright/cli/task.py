@@ -4,8 +4,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trainwright.cli.console import ago, clock, duration, json_line, number, size, table
-from trainwright.cli.session import connect
+from trainwright.cli.console import ago, clock, duration, fact, json_line, number, one_line, size, table
+from trainwright.cli.outcome import why
+from trainwright.cli.session import again, connect
 
 if TYPE_CHECKING:
     from trainwright.contracts.task import Progress, TaskView, TransitionAnswer
@@ -56,11 +57,8 @@ def show(task_id: TaskId, as_json: AsJson = False) -> None:
             return
         history = client.history(task_id)
         models = [m.model_id for m in client.models(task_id=task_id).models if m.task_id == task_id]
-    for label, value in _facts(task):
-        if value:
-            typer.echo(f"{label:<12} {value}")
-    if models:
-        typer.echo(f"{'model':<12} {', '.join(models)}")
+    for label, value in [*_facts(task), ("model", ", ".join(models))]:
+        fact(label, value)
     typer.echo("")
     rows = [
         (clock(e.time), e.status, e.phase, e.attempt or "", e.actor, e.reason or e.cause) for e in history.entries
@@ -103,15 +101,15 @@ def _facts(task: "TaskView") -> list[tuple[str, str]]:
     )
     return [
         ("task", f"{task.task_id}  {task.name}"),
-        ("status", f"{task.status} · {task.phase}" + (f": {task.reason}" if task.reason else "")),
+        ("status", f"{task.status} · {task.phase}" + (f": {one_line(task.reason)}" if task.reason else "")),
         ("recipe", task.config.recipe),
         ("progress", _steps(task.progress) + left),
         ("metrics", ", ".join(f"{name} {number(value)}" for name, value in task.latest_metrics.items())),
         ("uses", ", ".join(used) if task.status == "running" else ""),
         ("worker", task.worker_id or ""),
         ("attempts", ", ".join(attempts)),
-        ("failure", f"{failure.failure_class}: {failure.message}" if failure else ""),
-        ("", failure.hint or "" if failure else ""),
+        ("failure", "\n".join(why(failure)) if failure else ""),
+        ("", f"See what it wrote with `{again(f'logs {task.task_id}')}`." if failure else ""),
         ("created", clock(task.created_at)),
         ("started", clock(task.started_at)),
         ("ended", clock(task.ended_at)),

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Protocol, Self
 
 import typer
 
-from trainwright.cli.console import duration, json_line, number, rich_console, stop
+from trainwright.cli.console import duration, json_line, number, one_line, rich_console, stop
+from trainwright.cli.session import again
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -117,9 +118,9 @@ class Bar(Quiet):
         from rich.progress import BarColumn, Progress, TextColumn
 
         self._progress: Progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=32),
-            TextColumn("{task.fields[figures]}"),
+            TextColumn("{task.fields[figures]}", markup=False),
             console=rich_console(),
             refresh_per_second=8,
         )
@@ -179,7 +180,7 @@ def watch(client: "Client", task_id: str, view: View, also: "Callable[[], None] 
             except Unavailable as error:
                 silence = time.monotonic() - heard
                 if silence > PATIENCE_SECONDS:
-                    stop(f"{error}; the task is not affected, look again with `trainwright task show {task_id}`")
+                    stop(f"{error}; the task is not affected, look again with `{again(f'task show {task_id}')}`")
                 view.silent(silence)
             time.sleep(POLL_SECONDS)
 
@@ -188,7 +189,7 @@ def _state(task: "TaskView") -> str:
     """Return status and phase, with the reason while the task waits."""
     text = task.status if task.phase in ("ended", task.status) else f"{task.status} · {task.phase}"
     if task.status == "pending" and task.reason:
-        text += f" ({task.reason})"
+        text += f" ({one_line(task.reason)})"
     if task.attempt > 1:
         text += f" · attempt {task.attempt}"
     return text
@@ -202,7 +203,7 @@ def _figures(task: "TaskView") -> str:
         parts.append(f"step {progress.current_step}/{progress.total_steps or '?'}")
     name = next((n for n in ("loss", "train_loss") if n in latest), next(iter(latest), None))
     if name is not None:
-        parts.append(f"{name} {number(latest[name])}")
+        parts.append(f"{one_line(name)} {number(latest[name])}")
     if task.eta_seconds is not None and task.status == "running":
         parts.append(f"{duration(task.eta_seconds)} left")
     return "  ".join(parts)

@@ -2,6 +2,7 @@
 
 import asyncio
 from typing import Annotated
+from urllib.parse import quote
 
 import httpx
 from fastapi import APIRouter, Query, Response
@@ -30,23 +31,23 @@ def build_router(upstreams: Upstreams) -> APIRouter:
     @router.get("/{dead_id}", summary="One dead letter", response_model=DeadLetter)
     async def show_dead(dead_id: str) -> Response:
         service = await _holder(upstreams, dead_id)
-        return _passed_on(await upstreams.fetch(service, f"{PREFIX}/dead/{service}/{dead_id}"))
+        return _passed_on(await upstreams.fetch(service, _path(service, dead_id)))
 
     @router.post("/{dead_id}/replay", summary="Apply a dead letter again", response_model=DeadLetter)
     async def replay_dead(dead_id: str) -> Response:
         service = await _holder(upstreams, dead_id)
-        path = f"{PREFIX}/dead/{service}/{dead_id}/replay"
+        path = f"{_path(service, dead_id)}/replay"
         return _passed_on(await upstreams.fetch(service, path, method="POST"))
 
     @router.get("/{consumer}/{dead_id}", summary="One dead letter of a service", response_model=DeadLetter)
     async def show_dead_of(consumer: str, dead_id: str) -> Response:
-        return _passed_on(await upstreams.fetch(_known(consumer), f"{PREFIX}/dead/{consumer}/{dead_id}"))
+        return _passed_on(await upstreams.fetch(_known(consumer), _path(consumer, dead_id)))
 
     @router.post(
         "/{consumer}/{dead_id}/replay", summary="Apply a dead letter of a service again", response_model=DeadLetter
     )
     async def replay_dead_of(consumer: str, dead_id: str) -> Response:
-        path = f"{PREFIX}/dead/{_known(consumer)}/{dead_id}/replay"
+        path = f"{_path(_known(consumer), dead_id)}/replay"
         return _passed_on(await upstreams.fetch(consumer, path, method="POST"))
 
     return router
@@ -60,9 +61,7 @@ async def _letters(upstreams: Upstreams, service: str) -> list[DeadLetter]:
 
 
 async def _holder(upstreams: Upstreams, dead_id: str) -> str:
-    answers = await asyncio.gather(
-        *(upstreams.fetch(service, f"{PREFIX}/dead/{service}/{dead_id}") for service in OFFSETS)
-    )
+    answers = await asyncio.gather(*(upstreams.fetch(service, _path(service, dead_id)) for service in OFFSETS))
     for service, answer in zip(OFFSETS, answers, strict=True):
         if answer.status_code == 200:
             return service
@@ -70,6 +69,10 @@ async def _holder(upstreams: Upstreams, dead_id: str) -> str:
     if silent:
         raise Unavailable(f"no dead letter {dead_id!r} was found, but {', '.join(silent)} cannot be asked now")
     raise NotFound(f"no service has a dead letter {dead_id!r}")
+
+
+def _path(service: str, dead_id: str) -> str:
+    return f"{PREFIX}/dead/{service}/{quote(dead_id, safe='')}"
 
 
 def _known(service: str) -> str:

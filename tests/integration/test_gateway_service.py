@@ -260,6 +260,10 @@ async def test_a_dead_letter_is_found_shown_and_replayed_through_the_door(
         assert (await client.get(API + path)).json() == letter
         assert_problem(await client.post(f"{API}{path}/replay"), 409, "conflict")
     assert_problem(await client.get(f"{API}/dead/nothing"), 404, "not_found")
+    for odd in ("a%15b", "a%3Fb%23c", "%F3%B8%94%BB", "%25", "..%5C", letter["dead_id"] + "%3F"):
+        for path in (f"/dead/{odd}", f"/dead/log/{odd}"):
+            assert_problem(await client.get(f"{API}{path}"), 404, "not_found")
+            assert_problem(await client.post(f"{API}{path}/replay"), 404, "not_found")
     assert_problem(await client.get(f"{API}/dead/log/nothing"), 404, "not_found")
     problem = assert_problem(await client.get(f"{API}/dead?consumer=lgo"), 422, "invalid_input")
     assert "did you mean 'log'?" in problem["detail"]

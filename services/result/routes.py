@@ -23,7 +23,6 @@ from trainwright.storage.document import DocumentStore
 
 TaskId = Annotated[str, Path(max_length=100, examples=["task-0123456789ab"])]
 Address = Annotated[str, Path(max_length=2000, examples=["store/S001_all/tcn/v1"])]
-Filter = Annotated[str | None, Query(max_length=300)]
 
 PAGE_HEADERS = {
     # A report holds what people wrote. It is escaped, and if that ever failed nothing of it could run or call out.
@@ -34,6 +33,16 @@ MEDIA_TYPES = {"png": "image/png", "json": "application/json", "csv": "text/csv"
 HTML: dict[int | str, dict[str, Any]] = {
     200: {"description": "A self-contained page", "content": {"text/html": {}}},
     409: {"description": "The task has not ended"},
+}
+FILE: dict[str, Any] = {
+    "summary": "Download a file of a model version",
+    "response_class": StreamingResponse,
+    "responses": {
+        200: {
+            "description": "The file; its type follows from its name",
+            "content": {"application/octet-stream": {}},
+        }
+    },
 }
 
 
@@ -114,12 +123,12 @@ def _model_routes(documents: DocumentStore, blobs: BlobStore) -> APIRouter:
 
     @router.get("/models", summary="Model versions, newest first")
     async def list_models(
-        recipe: Filter = None,
+        recipe: Annotated[str | None, Query(max_length=300, description="Key of the recipe.")] = None,
         name: Annotated[str | None, Query(max_length=300, description="Name of the task.")] = None,
-        identity: Filter = None,
-        task_id: Filter = None,
-        page: Annotated[int, Query(ge=1, le=10_000)] = 1,
-        page_size: Annotated[int, Query(ge=1, le=500)] = 50,
+        identity: Annotated[str | None, Query(max_length=300, description="Model without its number.")] = None,
+        task_id: Annotated[str | None, Query(max_length=300, description="The task that made it.")] = None,
+        page: Annotated[int, Query(ge=1, le=10_000, description="Pages count from 1.")] = 1,
+        page_size: Annotated[int, Query(ge=1, le=500, description="Models on a page.")] = 50,
     ) -> ModelPage:
         wanted = {"recipe": recipe, "task_name": name, "identity": identity, "task_id": task_id}
         where = {field: value for field, value in wanted.items() if value is not None}
@@ -153,7 +162,7 @@ def _model_routes(documents: DocumentStore, blobs: BlobStore) -> APIRouter:
         async for chunk in blobs.read(file.sha256):
             yield chunk
 
-    @router.get("/models/{model_id:path}/files/{name:path}", summary="Download a file of a model version")
+    @router.get("/models/{model_id:path}/files/{name:path}", **FILE)
     async def model_file(model_id: Address, name: Address) -> Response:
         return await answer(f"{model_id}/files/{name}")
 

@@ -40,6 +40,14 @@ from trainwright.storage.document import DocumentStore, Has, Transaction, Where
 TaskId = Annotated[str, Path(max_length=100)]
 Wait = Annotated[float, Query(ge=0, le=60, description="Seconds to wait for the new status.")]
 
+ONCE = "The same request with the same key within 24 hours creates one task and gets the same answer."
+ACCEPTED: dict[int | str, dict[str, Any]] = {
+    202: {"model": TransitionAnswer, "description": "It was asked for and is not reached yet"}
+}
+CONTENT: dict[int | str, dict[str, Any]] = {
+    200: {"description": "The content", "content": {"application/octet-stream": {}}}
+}
+
 EXAMPLE = {
     "config": {
         "name": "walmart-weekly",
@@ -74,7 +82,7 @@ def _task_routes(store: DocumentStore, blobs: BlobStore, settings: TaskSettings,
     async def create_task(
         request: Annotated[CreateTask, Body(openapi_examples={"forecast": {"value": EXAMPLE}})],
         caller: Calling,
-        idempotency_key: Annotated[str | None, Header(max_length=200)] = None,
+        idempotency_key: Annotated[str | None, Header(max_length=200, description=ONCE)] = None,
     ) -> TaskCreatedAnswer:
         await accept(store)
         request_hash = hashlib.sha256(request.model_dump_json().encode()).hexdigest()
@@ -94,11 +102,11 @@ def _task_routes(store: DocumentStore, blobs: BlobStore, settings: TaskSettings,
 
     @router.get("/tasks", summary="List tasks, newest first")
     async def list_tasks(
-        status: TaskStatus | None = None,
-        strategy: Annotated[str | None, Query(max_length=200)] = None,
+        status: Annotated[TaskStatus | None, Query(description="Only those with this status.")] = None,
+        strategy: Annotated[str | None, Query(max_length=200, description="Only this tenant's.")] = None,
         label: Annotated[str | None, Query(pattern="^[^=]+=", description="`name=value`.")] = None,
-        limit: Annotated[int, Query(ge=1, le=500)] = 50,
-        cursor: Annotated[str | None, Query(max_length=500)] = None,
+        limit: Annotated[int, Query(ge=1, le=500, description="Most tasks on a page.")] = 50,
+        cursor: Annotated[str | None, Query(max_length=500, description="`next_cursor` of another page.")] = None,
     ) -> TaskPage:
         where: dict[str, Any] = {"status": status} if status else {}
         where |= {"config.strategy": strategy} if strategy else {}
@@ -120,7 +128,7 @@ def _task_routes(store: DocumentStore, blobs: BlobStore, settings: TaskSettings,
 def _transition_routes(store: DocumentStore, clock: Clock) -> APIRouter:
     router = APIRouter(tags=["tasks"])
 
-    @router.post("/tasks/{task_id}/start", summary="Ask a task to run")
+    @router.post("/tasks/{task_id}/start", summary="Ask a task to run", responses=ACCEPTED)
     async def start_task(task_id: TaskId, caller: Calling, response: Response, wait: Wait = 0) -> TransitionAnswer:
         async with store.transaction() as tx:
             task, events = await handlers.start_task(task_id, actor=caller.actor, tx=tx, clock=clock)
@@ -129,7 +137,7 @@ def _transition_routes(store: DocumentStore, clock: Clock) -> APIRouter:
         response.status_code = 202 if task.status is TaskStatus.PENDING else 200
         return _transition(task)
 
-    @router.post("/tasks/{task_id}/cancel", summary="Ask a task to end for good")
+    @router.post("/tasks/{task_id}/cancel", summary="Ask a task to end for good", responses=ACCEPTED)
     async def cancel_task(
         task_id: TaskId, caller: Calling, response: Response, wait: Wait = 0
     ) -> TransitionAnswer:
@@ -169,13 +177,18 @@ def _file_routes(blobs: BlobStore, settings: TaskSettings) -> APIRouter:
         blob = await blobs.write(request.stream(), limit=settings.file_limit)
         return StoredFile(sha256=blob.sha256, size=blob.size)
 
-    @router.get("/files/{sha256}", summary="Download a file's content")
+    @router.get(
+        "/files/{sha256}",
+        summary="Download a file's content",
+        response_class=StreamingResponse,
+        responses=CONTENT,
+    )
     async def download(sha256: str) -> StreamingResponse:
         size = await _size(sha256)
         headers = {"Content-Length": str(size), "ETag": f'"{sha256}"'}
         return StreamingResponse(blobs.read(sha256), media_type="application/octet-stream", headers=headers)
 
-    @router.head("/files/{sha256}", summary="Ask whether a content is there")
+    @router.head("/files/{sha256}", summary="Ask whether a content is there", response_class=Response)
     async def has_file(sha256: str) -> Response:
         size = await _size(sha256)
         return Response(status_code=status.HTTP_200_OK, headers={"Content-Length": str(size)})

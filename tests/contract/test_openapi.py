@@ -1,12 +1,14 @@
 """The public API as a document: as committed, complete, and kind to who has only that."""
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from jsonschema import Draft202012Validator
 
-from services.openapi import document, text
+from services.openapi import document, main, refusals, text
 from tests.contract.test_asyncapi import references
 
 PATH = Path(__file__).resolve().parents[2] / "docs" / "contracts" / "openapi.json"
@@ -72,3 +74,62 @@ def test_what_is_sent_and_what_is_answered_has_examples() -> None:
         assert shapes[name]["examples"], name
     body = OPERATIONS["POST /api/v1/training/tasks"]["requestBody"]["content"]["application/json"]
     assert body["examples"]
+
+
+SHOWN = [
+    (name, shown)
+    for name, shape in DOCUMENT["components"]["schemas"].items()
+    for shown in shape.get("examples", [])
+]
+
+
+@pytest.mark.parametrize(("name", "shown"), SHOWN, ids=[name for name, _ in SHOWN])
+def test_an_example_fits_its_shape(name: str, shown: Any) -> None:
+    schema = {"$ref": f"#/components/schemas/{name}", "components": DOCUMENT["components"]}
+    Draft202012Validator(schema).validate(shown)
+
+
+@every_operation
+def test_what_is_asked_for_in_the_query_is_described(name: str) -> None:
+    for parameter in OPERATIONS[name].get("parameters", []):
+        assert parameter["in"] == "path" or parameter["description"], parameter["name"]
+
+
+def test_what_is_not_json_does_not_claim_to_be() -> None:
+    for path, kind in (
+        ("/files/{sha256}", "application/octet-stream"),
+        ("/models/{model_id}/files/{name}", "application/octet-stream"),
+        ("/tasks/{task_id}/report", "text/html"),
+    ):
+        answer = OPERATIONS[f"GET /api/v1/training{path}"]["responses"]["200"]
+        assert list(answer["content"]) == [kind]
+    assert "content" not in OPERATIONS["HEAD /api/v1/training/files/{sha256}"]["responses"]["200"]
+
+
+def test_what_would_break_callers_is_named_and_not_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    promised = copy.deepcopy(DOCUMENT)
+    tasks = promised["paths"]["/api/v1/training/tasks"]
+    tasks["get"]["parameters"].append({"in": "query", "name": "owner", "schema": {"type": "string"}})
+    tasks["post"]["responses"]["207"] = {"description": "some"}
+    promised["paths"]["/api/v1/training/queue"] = {"get": tasks["get"]}
+    promised["components"]["schemas"]["TaskView"]["properties"]["colour"] = {"type": "string"}
+    assert refusals(promised, DOCUMENT) == [
+        "GET /api/v1/training/queue: gone",
+        "GET /api/v1/training/tasks: the parameter owner (query) is gone",
+        "POST /api/v1/training/tasks: the answer 207 is gone",
+        "TaskView.colour: the field is gone",
+    ]
+    stricter = copy.deepcopy(DOCUMENT)
+    stricter["paths"]["/api/v1/training/tasks"]["get"]["parameters"][0]["required"] = True
+    first = stricter["paths"]["/api/v1/training/tasks"]["get"]["parameters"][0]["name"]
+    assert refusals(DOCUMENT, stricter) == [
+        f"GET /api/v1/training/tasks: the parameter {first} (query) became required"
+    ]
+    assert refusals(DOCUMENT, promised) == []
+    path = tmp_path / "openapi.json"
+    path.write_text(text(promised))
+    assert main(path) == 1
+    assert "TaskView.colour: the field is gone" in capsys.readouterr().err
+    assert path.read_text() == text(promised)

@@ -18,9 +18,26 @@ from trainwright.contracts.base import (
     example,
 )
 
+_MODEL = {
+    "model_id": "store/S001_all/tcn/v4",
+    "identity": "store/S001_all/tcn",
+    "number": 4,
+    "version": 2,
+    "task_id": "task-3f9c1a7be042",
+    "attempt": 1,
+    "task_name": "walmart-weekly",
+    "recipe": "forecast",
+    "description": "TCN, 8 weeks ahead",
+    "bundle": "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824",
+    "metrics": {"mase": 0.844, "wape": 0.073},
+    "created_at": "2025-03-03T08:21:40.750000Z",
+}
+
 
 class ModelVersion(Contract):
     """A model version; ``model_id`` is `{identity}/v{number}`."""
+
+    model_config = example(**_MODEL)
 
     model_id: str = Field(description="`{identity}/v{number}`; it may hold more slashes.")
     identity: str = Field(description="What the versions count for, e.g. `store/S001_all/tcn`.")
@@ -82,22 +99,7 @@ class ModelPage(Contract):
     """`GET /models`."""
 
     model_config = example(
-        models=[
-            {
-                "model_id": "store/S001_all/tcn/v4",
-                "identity": "store/S001_all/tcn",
-                "number": 4,
-                "version": 2,
-                "task_id": "task-3f9c1a7be042",
-                "attempt": 1,
-                "task_name": "walmart-weekly",
-                "recipe": "forecast",
-                "description": "TCN, 8 weeks ahead",
-                "bundle": "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824",
-                "metrics": {"mase": 0.844, "wape": 0.073},
-                "created_at": "2025-03-03T08:21:40.750000Z",
-            }
-        ],
+        models=[_MODEL],
         pagination={"total": 1, "page": 1, "page_size": 20, "total_pages": 1},
     )
     models: list[ModelVersion]

@@ -101,7 +101,7 @@ class TaskConfig(Request):
         recipe="forecast",
         parameters={"model": "tcn", "mode": "store", "horizon": 8, "max_steps": 300, "seed": 1},
         data={"path": "examples/data/walmart_sales_weekly.csv", "time": "Date", "target": "Weekly_Sales"},
-        resource_requirements={"gpu": 0, "cpu": 1, "memory": "2Gi"},
+        resource_requirements={"gpu": 0, "cpu": 1, "memory": 2 * 2**30},
     )
     name: Name | None = Field(None, description="A name for people; the recipe's name when left out.")
     recipe: Name = Field(description="Key of a recipe: `forecast`, `script`, or one that is installed.")

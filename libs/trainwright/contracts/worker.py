@@ -19,6 +19,20 @@ from trainwright.contracts.base import (
 )
 from trainwright.contracts.resource import Gpu, ResourceUsage, Slots
 
+_WORKER = {
+    "worker_id": "worker-7d20c4e91b55",
+    "hostname": "gpu-node-4",
+    "state": "alive",
+    "cpus": 16,
+    "memory": 68719476736,
+    "gpus": [{"index": 0, "model": "NVIDIA L4", "memory": 24152899584}],
+    "free": {"gpus": [0], "cpu": 15, "memory": 66571993088},
+    "attempts": [{"task_id": "task-3f9c1a7be042", "attempt": 1}],
+    "usage": {"cpu": 142.0, "memory": 1610612736},
+    "heartbeat_age_seconds": 0.8,
+    "registered_at": "2025-03-03T07:58:11.000001Z",
+}
+
 
 class AttemptRef(Contract):
     """An attempt, named."""
@@ -81,6 +95,8 @@ class WorkerStopped(WorkerEvent):
 class WorkerView(Contract):
     """A row of `GET /workers`."""
 
+    model_config = example(**_WORKER)
+
     worker_id: WorkerId
     hostname: str = Field(description="Name of its machine.")
     state: str = Field(description="`alive`, `draining`, `stopped` or `lost`.")
@@ -97,21 +113,5 @@ class WorkerView(Contract):
 class WorkerList(Contract):
     """`GET /workers`."""
 
-    model_config = example(
-        workers=[
-            {
-                "worker_id": "worker-7d20c4e91b55",
-                "hostname": "gpu-node-4",
-                "state": "alive",
-                "cpus": 16,
-                "memory": 68719476736,
-                "gpus": [{"index": 0, "model": "NVIDIA L4", "memory": 24152899584}],
-                "free": {"gpus": [0], "cpu": 15, "memory": 66571993088},
-                "attempts": [{"task_id": "task-3f9c1a7be042", "attempt": 1}],
-                "usage": {"cpu": 142.0, "memory": 1610612736},
-                "heartbeat_age_seconds": 0.8,
-                "registered_at": "2025-03-03T07:58:11.000001Z",
-            }
-        ]
-    )
+    model_config = example(workers=[_WORKER])
     workers: list[WorkerView]

@@ -152,6 +152,24 @@ class TestProblems:
         assert says in error["message"]
         assert path in found["detail"]
 
+    @pytest.mark.parametrize(("kind", "says"), [("text/plain", "Content-Type: text/plain"), (None, "no header")])
+    async def test_json_that_is_not_called_json_is_told_so(
+        self, client: httpx.AsyncClient, kind: str | None, says: str
+    ) -> None:
+        headers = {"content-type": kind} if kind else {}
+        answer = await client.post(f"{PREFIX}/tasks", content=b'{"config": {"recipe": "x"}}', headers=headers)
+        (error,) = problem(answer)["errors"]
+        assert error["path"] == "body"
+        assert says in error["message"]
+        assert "send JSON with Content-Type: application/json" in error["message"]
+
+    @pytest.mark.parametrize("body", [b"[" * 100_000, b'{"config": {"n": ' + b"9" * 5_000 + b"}}"])
+    async def test_json_beyond_reading_is_wrong_input(self, client: httpx.AsyncClient, body: bytes) -> None:
+        headers = {"content-type": "application/json"}
+        found = problem(await client.post(f"{PREFIX}/tasks", content=body, headers=headers))
+        assert (found["status"], found["code"]) == (422, "invalid_input")
+        assert found["errors"][0]["path"] == "body"
+
     async def test_a_wrong_query_names_the_parameter(self, client: httpx.AsyncClient) -> None:
         body = {"config": {"recipe": "x"}}
         found = problem(await client.post(f"{PREFIX}/tasks?limit=many", json=body))

@@ -118,8 +118,12 @@ async def _on_ours(_: Request, error: TrainwrightError) -> Response:
     return problem_response(error.problem())
 
 
-async def _on_validation(_: Request, error: RequestValidationError) -> Response:
+async def _on_validation(request: Request, error: RequestValidationError) -> Response:
     fields = [field_error(detail) for detail in error.errors()]
+    kind = request.headers.get("content-type", "").partition(";")[0].strip()
+    if [field.path for field in fields] == ["body"] and not kind.endswith("json"):
+        said = f"the header says Content-Type: {kind}" if kind else "there is no header Content-Type"
+        fields = [FieldError(path="body", message=f"{said}; send JSON with Content-Type: application/json")]
     summary = "; ".join(f"{field.path}: {field.message}" for field in fields[:3])
     return problem_response(InvalidInput(summary, fields).problem())
 
@@ -142,6 +146,9 @@ def field_error(detail: Any) -> FieldError:
 async def _on_http(request: Request, error: HTTPException) -> Response:
     codes = {404: "not_found", 405: "method_not_allowed"}
     detail = str(error.detail)
+    if error.status_code == 400 and "parsing the body" in detail:
+        wrong = FieldError(path="body", message="too deep to read, or a number has too many digits")
+        return problem_response(InvalidInput(f"{wrong.path}: {wrong.message}", [wrong]).problem())
     if error.status_code in codes:
         detail = f"{request.method} {request.url.path}: {detail}"
     problem = Problem(

@@ -166,9 +166,17 @@ def test_a_short_history_falls_back_to_the_last_value_and_says_so(bench: Bench) 
         ),
         (lambda f: f.assign(Sales=f["Sales"].where(f.index != 6)), "'Sales', row 7: the target is empty"),
         (lambda f: f.assign(Sales=f["Sales"].astype(float).where(f.index != 1, np.inf)), "row 2: .*not a finite"),
+        (
+            lambda f: f.assign(Sales=f["Sales"].astype(float).where(f.index != 3, -1e300)),
+            r"row 4: -1e\+300 is beyond ±1e\+30.*larger unit",
+        ),
         (lambda f: f.assign(Date=f["Date"].where(f.index != 2, "soon")), "'Date', row 3: 'soon' is not a date"),
         (lambda f: f.assign(Dept=f["Dept"].where(f.index != 8)), "'Dept', row 9: the identifier is empty"),
-        (lambda f: f[f["Date"] < "2021-02-20"], "'store 1, product 1' has 4 points before its first evaluation"),
+        (lambda f: f.assign(Date="1500000000"), r"row 1: '1500000000' is not a date; ISO dates"),
+        (
+            lambda f: f[f["Date"] < "2021-02-20"],
+            r"'store 1, product 1' has 4 points before its first evaluation.*\(4 of 4 series have too few\)",
+        ),
     ],
 )
 def test_what_does_not_do_is_named(bench: Bench, change: Any, message: str) -> None:
@@ -186,6 +194,33 @@ def test_an_unknown_product_names_the_nearest(bench: Bench) -> None:
 def test_a_file_that_is_no_table_is_refused_in_one_sentence(bench: Bench, text: str) -> None:
     with pytest.raises(DataError, match=r"sales\.csv"):
         bench.load(text)
+
+
+@pytest.mark.parametrize("mark", [";", "\t", "|"])
+def test_other_separators_are_seen_in_the_header(bench: Bench, mark: str) -> None:
+    assert len(bench.load(weekly().to_csv(index=False, sep=mark)).series) == 4
+
+
+def test_a_decimal_comma_is_refused_with_what_to_write(bench: Bench) -> None:
+    text = weekly().astype({"Sales": float}).to_csv(index=False, sep=";", decimal=",")
+    with pytest.raises(DataError, match=r"'Sales', row 1: .*'1100,0'.*write plain numbers such as 1234\.5"):
+        bench.load(text)
+
+
+def test_a_column_that_stands_twice_is_refused(bench: Bench) -> None:
+    text = weekly().assign(Other=1).rename(columns={"Other": "Sales"}).to_csv(index=False)
+    with pytest.raises(DataError, match="2 columns 'Sales'; rename all but one"):
+        bench.load(text)
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])
+def test_a_file_in_another_encoding_says_what_to_save_it_as(bench: Bench, encoding: str) -> None:
+    bench.path.write_bytes(
+        weekly().astype({"Dept": str}).replace("1", "Café").to_csv(index=False).encode(encoding)
+    )
+    data = ForecastData(path=str(bench.path), time="Date", target="Sales")
+    with pytest.raises(DataError, match=r"sales\.csv is not text in UTF-8.*save it as CSV in UTF-8"):
+        load_panel(data, ForecastConfig())
 
 
 def test_a_file_that_is_not_there(bench: Bench) -> None:

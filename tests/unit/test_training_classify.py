@@ -151,3 +151,18 @@ def test_a_file_of_the_task_is_named_as_it_was_submitted(tmp_path: Path) -> None
     ending = stderr_of("\nraise ValueError('x')\n", tmp_path)
     assert classify(replace(ending, folder=str(tmp_path))).file == "train.py"
     assert classify(replace(ending, folder=str(tmp_path / "other"))).file == str(tmp_path / "train.py")
+
+
+def test_a_recipe_that_refuses_its_data_is_told_without_a_place_in_the_recipe(tmp_path: Path) -> None:
+    script = """
+    from pathlib import Path
+    from trainwright.recipes.forecast.config import ForecastConfig, ForecastData
+    from trainwright.recipes.forecast.data import load_panel
+    load_panel(ForecastData(path="sales.csv", time="d", target="y"), ForecastConfig())
+    """
+    ending = stderr_of(script, tmp_path)
+    recipe_only = "\n".join(line for line in ending.stderr.splitlines() if "train.py" not in line)
+    failure = classify(replace(ending, stderr=recipe_only))
+    assert failure.failure_class is FailureClass.DATA_ERROR
+    assert failure.message == "there is no data file sales.csv"
+    assert (failure.file, failure.line) == (None, None)

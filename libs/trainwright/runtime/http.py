@@ -135,7 +135,8 @@ def field_error(detail: Any) -> FieldError:
         loc = loc[1:]
     if detail["type"] == "json_invalid":
         position, reason = ".".join(loc), detail.get("ctx", {}).get("error", "")
-        return FieldError(path="body", message=f"not JSON at character {position}: {reason}")
+        place = f" at character {position}" if position else ""
+        return FieldError(path="body", message=f"not JSON{place}: {reason}")
     message = detail["msg"].removeprefix("Value error, ")
     value = detail.get("input")
     if isinstance(value, str | int | float | bool) and detail["type"] != "extra_forbidden":

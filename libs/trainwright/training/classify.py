@@ -15,7 +15,8 @@ _LAST_LINE = re.compile(r"^(?P<type>[A-Za-z_][\w.]*)(?:: (?P<message>.*))?$")
 _GROUP = "Exception Group Traceback (most recent call last):"
 _MARGIN = re.compile(r"^ +[|+] ?")
 _RULE = re.compile(r"^[+-]*-{8,}( [\d.]+ -{8,})?$")
-_NOT_OWN = ("site-packages", "dist-packages", "/lib/python3", "/trainwright/training/")
+_NOT_OWN = ("site-packages", "dist-packages", "/lib/python3", "/trainwright/training/", "/trainwright/recipes/")
+_RECIPES = "/trainwright/recipes/"
 _MAX_TRACEBACK = 16_000
 _MAX_MESSAGE = 2_000
 _CUDA_MEMORY = (
@@ -57,14 +58,15 @@ class Trace:
 def classify(ending: Ending) -> Failure:
     """Return the failure that `ending` shows; call it only for a run that did not complete."""
     trace = last_traceback(ending.stderr)
+    in_recipe = trace is not None and trace.file is not None and _RECIPES in trace.file
     kind, message, hint = _decide(ending, trace)
     return Failure(
         failure_class=kind,
         message=message[:_MAX_MESSAGE],
         exception=trace.exception if trace else None,
         traceback=trace.text[-_MAX_TRACEBACK:] if trace else None,
-        file=_as_submitted(trace.file, ending.folder) if trace else None,
-        line=trace.line if trace else None,
+        file=_as_submitted(trace.file, ending.folder) if trace and not in_recipe else None,
+        line=trace.line if trace and not in_recipe else None,
         hint=hint,
         exit_code=ending.exit_code,
         signal=ending.signal,
@@ -171,6 +173,12 @@ def _by_exception(trace: Trace) -> tuple[FailureClass, str, str | None]:
         name = re.search(r"named '([\w.]+)'", trace.message)
         hint = f"Install {name[1]!r} where the worker runs." if name else "Install what is missing on the worker."
         return FailureClass.ENVIRONMENT_ERROR, message, hint
+    if trace.exception == "DataError" and trace.message:  # a recipe's own word: it names the fix itself
+        return (
+            FailureClass.DATA_ERROR,
+            trace.message,
+            "Correct the data or what the task says of it; submit again.",
+        )
     if trace.exception in _DATA_TYPES:
         return (
             FailureClass.DATA_ERROR,

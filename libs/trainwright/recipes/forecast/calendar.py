@@ -53,9 +53,10 @@ def parse_dates(column: "pd.Series[str]") -> pd.DatetimeIndex:
         parsed = parsed if other.isna().any() else other
     if parsed.isna().any():
         row = int(np.flatnonzero(parsed.isna())[0])
+        form = f" in the form of the first row ({str(column.iloc[0])[:80]!r})" if row else ""
         raise DataError(
-            f"column {column.name!r}, row {row + 1}: {str(column.iloc[row])[:80]!r} is not a date in the form of"
-            f" the first row ({str(column.iloc[0])[:80]!r}); ISO dates such as 2024-01-31 are always understood"
+            f"column {column.name!r}, row {row + 1}: {str(column.iloc[row])[:80]!r} is not a date{form};"
+            " ISO dates such as 2024-01-31 are always understood"
         )
     return pd.DatetimeIndex(parsed)
 

@@ -3,6 +3,7 @@
 Not here: windows, scaling, anything of torch.
 """
 
+import csv
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +22,12 @@ from trainwright.recipes.forecast.config import ForecastConfig, ForecastData
 Floats = npt.NDArray[np.float64]
 LEAST_TRAINING = 8
 """Points before the first evaluation without which nothing can be learnt."""
+
+LARGEST = 1e30
+"""Size of a target value."""
+
+MOST_HEADER = 1_000_000
+"""Characters of a header line."""
 
 MOST_CELLS = 50_000_000
 """Series times periods that are held in memory."""
@@ -100,21 +107,42 @@ def _read(path: Path, data: ForecastData) -> pd.DataFrame:
         if parquet:
             frame = pd.read_parquet(path)
         else:
-            frame = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+            separator = _separator(path, wanted)
+            frame = pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig")
     except ImportError:
         raise DataError(f"{path.name}: reading Parquet needs the package pyarrow on the worker") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path.name} is not text in UTF-8 ({error}); save it as CSV in UTF-8") from None
     except (ValueError, OSError, pd.errors.ParserError) as error:
         kind = "Parquet" if parquet else "CSV with a header line"
         raise DataError(f"{path.name} cannot be read as {kind}: {str(error).strip()[:300]}") from None
     frame.columns = [str(column).strip() for column in frame.columns]
     for column in wanted:
         if column not in frame.columns:
-            known = ", ".join(map(repr, frame.columns[:20]))
+            known = ", ".join(repr(each[:40]) for each in frame.columns[:20])
             hint = nearest(column, frame.columns)
             raise DataError(f"{path.name} has no column {column!r}{hint} (there are: {known})")
     if frame.empty:
         raise DataError(f"{path.name} has a header and no rows")
     return frame[list(dict.fromkeys(wanted))]
+
+
+def _separator(path: Path, wanted: Sequence[str]) -> str:
+    """Return what stands between a CSV's columns: of the usual ones, that by which most of `wanted` are found.
+
+    Raises:
+        DataError: A column stands twice in the header.
+    """
+    if path.suffix.lower() not in (".csv", ".tsv", ".txt"):
+        return ","  # perhaps compressed: pandas sees to it
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        header = file.readline(MOST_HEADER)
+    found = {mark: [name.strip() for name in next(csv.reader([header], delimiter=mark), [])] for mark in ",;\t|"}
+    best = max(found, key=lambda mark: len(set(wanted) & set(found[mark])))
+    for column in wanted:
+        if found[best].count(column) > 1:
+            raise DataError(f"{path.name} has {found[best].count(column)} columns {column!r}; rename all but one")
+    return best
 
 
 def _typed(frame: pd.DataFrame, data: ForecastData) -> pd.DataFrame:
@@ -128,11 +156,19 @@ def _typed(frame: pd.DataFrame, data: ForecastData) -> pd.DataFrame:
 
 def _numbers(column: "pd.Series[Any]") -> Floats:
     numbers = np.array(pd.to_numeric(column, errors="coerce"), dtype=np.float64)
+    large = np.flatnonzero(np.isfinite(numbers) & (np.abs(numbers) > LARGEST))
+    if len(large):
+        row = int(large[0])
+        raise DataError(
+            f"column {column.name!r}, row {row + 1}: {str(column.iloc[row])[:80]} is beyond ±{LARGEST:g}, where"
+            " sums and squares lose their meaning; write the column in a larger unit"
+        )
     bad = np.flatnonzero(~np.isfinite(numbers))
     if len(bad):
         value, row = column.iloc[int(bad[0])], int(bad[0]) + 1
         empty = value is None or str(value).strip() == "" or value != value
         what = "is empty" if empty else f"holds {str(value)[:80]!r}, which is not a finite number"
+        what += "; leave such rows out" if empty else "; write plain numbers such as 1234.5"
         more = f" ({len(bad)} such rows)" if len(bad) > 1 else ""
         raise DataError(f"column {column.name!r}, row {row}: the target {what}{more}")
     return numbers
@@ -225,14 +261,17 @@ def _joined(values: Floats, aggregation: str, first_evaluated: int) -> Floats:
 def _check_amount(series: Sequence[Series], values: Floats, config: ForecastConfig) -> None:
     held_out = config.origins * config.horizon
     least = max(2 * config.horizon, LEAST_TRAINING)
-    for one, row in zip(series, values, strict=True):
-        before = int((~np.isnan(row[: max(row.size - held_out, 0)])).sum())
-        if before < least:
-            raise DataError(
-                f"the series {one.name!r} has {before} points before its first evaluation, {least} are needed:"
-                f" of {row.size} periods {config.origins} origins × {config.horizon} periods are held out;"
-                " lower `origins` or `horizon`, or choose other series by product_ids and store_ids"
-            )
+    periods = values.shape[1]
+    before = (~np.isnan(values[:, : max(periods - held_out, 0)])).sum(axis=1)
+    short = np.flatnonzero(before < least)
+    if len(short):
+        first = int(short[0])
+        others = f" ({len(short)} of {len(series)} series have too few)" if len(short) > 1 else ""
+        raise DataError(
+            f"the series {series[first].name!r} has {before[first]} points before its first evaluation, {least}"
+            f" are needed{others}: of {periods} periods {config.origins} origins × {config.horizon} periods are"
+            " held out; lower `origins` or `horizon`, or choose other series by product_ids and store_ids"
+        )
 
 
 def _season(frequency: str, first_evaluated: int, config: ForecastConfig) -> tuple[int, str]:

@@ -11,7 +11,7 @@ from subprocess import run
 import pytest
 
 from trainwright.client import Client, Refused, Unauthorised, Unreachable, find_connection
-from trainwright.contracts.errors import IllegalTransition, InvalidInput
+from trainwright.contracts.errors import IllegalTransition, InvalidInput, NotFound
 
 
 def make_home(folder: Path, url: str = "http://127.0.0.1:9", key: str = "tw-home") -> Path:
@@ -122,3 +122,25 @@ def test_silence_is_told_with_the_address_and_the_next_step(tmp_path: Path) -> N
     assert "start it with `trainwright up`" in result.stderr
     assert "Traceback" not in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", ["", "..", "."])
+def test_what_is_no_id_is_not_asked_for(name: str) -> None:
+    with Client("http://127.0.0.1:9", "tw-key") as client, pytest.raises(NotFound, match="nothing has the id"):
+        client.task(name)
+
+
+def test_an_id_is_one_segment_of_the_path_whatever_is_in_it() -> None:
+    with Client("http://127.0.0.1:9", "tw-key") as client:
+        assert client.report_url("../a?b#c/\udcff").endswith("/tasks/..%2Fa%3Fb%23c%2F%3F/report")
+
+
+@pytest.mark.parametrize("key", ["caf\u00e9", "\udcff", "two\nlines"])
+def test_a_key_that_no_header_can_carry_is_named_by_its_source(key: str) -> None:
+    with pytest.raises(Unauthorised, match="the key from the --key given has characters that no key has"):
+        Client("http://127.0.0.1:9", key)
+
+
+def test_a_home_on_which_nothing_runs_is_named(tmp_path: Path) -> None:
+    source = find_connection(home=tmp_path, environ={}).url_source
+    assert source == f"the default address, as nothing runs on the home {tmp_path}"

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from trainwright.cli import outcome
-from trainwright.cli.console import CELL, complain, fact, one_line, table
+from trainwright.cli.console import CELL, CommandError, complain, fact, one_line, table
 from trainwright.cli.outcome import show_errors
 from trainwright.cli.session import again, take_shared_options
 from trainwright.cli.watch import Bar
@@ -71,3 +71,6 @@ def test_the_next_command_means_the_same_home(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("trainwright.cli.session._given", {})
     assert take_shared_options(["up", "--home", "/a b", "--detach"]) == ["up", "--detach"]
     assert again("down") == "trainwright down --home '/a b'"
+    with pytest.raises(CommandError, match="--key needs a value") as caught:
+        take_shared_options(["task", "list", "--key"])
+    assert caught.value.exit_code == 2

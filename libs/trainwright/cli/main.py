@@ -62,9 +62,8 @@ def main() -> None:
     """Run the command line; a person sees sentences, never a traceback (unless TRAINWRIGHT_TRACE is set)."""
     # A shell starts background jobs with Ctrl-C ignored; whoever sends it means it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    arguments = take_shared_options(sys.argv[1:])
     try:
-        app(arguments)
+        app(take_shared_options(sys.argv[1:]))
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     except BrokenPipeError:

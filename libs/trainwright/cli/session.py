@@ -4,6 +4,8 @@ import os
 import shlex
 from typing import TYPE_CHECKING
 
+from trainwright.cli.console import USAGE, CommandError
+
 if TYPE_CHECKING:
     from trainwright.client import Client, TrainwrightError
 
@@ -26,10 +28,11 @@ def take_shared_options(arguments: list[str]) -> list[str]:
         name, equals, value = argument.partition("=")
         if name in SHARED_OPTIONS:
             value = value if equals else next(rest, "")
+            if not value:
+                raise CommandError(f"{name} needs a value", USAGE)
             if name == "--home":
                 os.environ[SHARED_OPTIONS[name]] = value
-            if value:
-                _given[name] = value
+            _given[name] = value
         else:
             kept.append(argument)
     return kept
@@ -55,7 +58,7 @@ def advice(error: "TrainwrightError") -> str:
 
     text = describe(error)
     if isinstance(error, Unreachable):
-        return f"{text}; start it with `trainwright up`, or name another address with --url"
+        return f"{text}; start it with `{again('up')}`, or name another address with --url"
     if isinstance(error, Unauthorised):
         return f"{text}; give a valid key with --key or TRAINWRIGHT_API_KEY"
     return text

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
+from urllib.parse import quote
 
 import httpx
 
@@ -54,7 +55,10 @@ class Client:
         timeout: float = 30.0,
     ) -> None:
         self.connection = connection or find_connection(url, key, home)
-        headers = {"Authorization": f"Bearer {self.connection.key}"} if self.connection.key else {}
+        token = self.connection.key
+        if token is not None and not (token.isascii() and token.isprintable()):
+            raise Unauthorised(f"the key from {self.connection.key_source} has characters that no key has")
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._http = httpx.Client(base_url=self.connection.url, headers=headers, timeout=timeout, trust_env=False)
 
     def __enter__(self) -> Self:
@@ -81,7 +85,7 @@ class Client:
 
     def task(self, task_id: str) -> TaskView:
         """Return a task with what its run last reported."""
-        return self._get(TaskView, "GET", f"/tasks/{task_id}")
+        return self._get(TaskView, "GET", f"/tasks/{_segment(task_id)}")
 
     def tasks(self, *, status: str | None = None, limit: int | None = None, cursor: str | None = None) -> TaskPage:
         """Return one page of tasks, newest first."""
@@ -99,15 +103,15 @@ class Client:
 
     def start(self, task_id: str, *, wait: float | None = None) -> TransitionAnswer:
         """Ask a task to run; with `wait` seconds the answer may already say running."""
-        return self._get(TransitionAnswer, "POST", f"/tasks/{task_id}/start", params=_given(wait=wait))
+        return self._get(TransitionAnswer, "POST", f"/tasks/{_segment(task_id)}/start", params=_given(wait=wait))
 
     def cancel(self, task_id: str, *, wait: float | None = None) -> TransitionAnswer:
         """Ask a task to end."""
-        return self._get(TransitionAnswer, "POST", f"/tasks/{task_id}/cancel", params=_given(wait=wait))
+        return self._get(TransitionAnswer, "POST", f"/tasks/{_segment(task_id)}/cancel", params=_given(wait=wait))
 
     def history(self, task_id: str) -> History:
         """Return every transition of a task: when, by whom, why."""
-        return self._get(History, "GET", f"/tasks/{task_id}/history")
+        return self._get(History, "GET", f"/tasks/{_segment(task_id)}/history")
 
     def wait(self, task_id: str, *, timeout: float | None = None, poll: float = 0.5) -> TaskView:
         """Return the task once it is final.
@@ -128,7 +132,7 @@ class Client:
 
     def metrics(self, task_id: str) -> MetricOverview:
         """Return the names of a task's metrics and their latest values."""
-        return self._get(MetricOverview, "GET", f"/tasks/{task_id}/metrics")
+        return self._get(MetricOverview, "GET", f"/tasks/{_segment(task_id)}/metrics")
 
     def series(
         self,
@@ -141,14 +145,16 @@ class Client:
     ) -> MetricSeries:
         """Return one metric by step, reduced to `max_points` when there are more."""
         params = _given(name=name, start_step=start_step, end_step=end_step, max_points=max_points)
-        return self._get(MetricSeries, "GET", f"/tasks/{task_id}/metrics", params=params)
+        return self._get(MetricSeries, "GET", f"/tasks/{_segment(task_id)}/metrics", params=params)
 
     def logs(self, task_id: str, *, cursor: str | None = None, **filters: str | int | None) -> LogPage:
         """Return one page of log records, oldest first.
 
         `filters` are `level`, `keyword`, `start_time`, `end_time` and `limit`.
         """
-        return self._get(LogPage, "GET", f"/tasks/{task_id}/logs", params=_given(cursor=cursor, **filters))
+        return self._get(
+            LogPage, "GET", f"/tasks/{_segment(task_id)}/logs", params=_given(cursor=cursor, **filters)
+        )
 
     def all_logs(self, task_id: str, **filters: str | int | None) -> Iterator[LogEntry]:
         """Yield every log record that there is now, page by page."""
@@ -162,11 +168,11 @@ class Client:
 
     def report(self, task_id: str) -> bytes:
         """Return a task's report, a self-contained HTML page."""
-        return self._send("GET", f"/tasks/{task_id}/report").content
+        return self._send("GET", f"/tasks/{_segment(task_id)}/report").content
 
     def report_url(self, task_id: str) -> str:
         """Return the address of a task's report."""
-        return f"{self.connection.url}{PREFIX}/tasks/{task_id}/report"
+        return f"{self.connection.url}{PREFIX}/tasks/{_segment(task_id)}/report"
 
     # --- files, models, workers, dead letters
 
@@ -185,7 +191,7 @@ class Client:
 
     def model(self, model_id: str) -> ModelVersion:
         """Return one model version."""
-        return self._get(ModelVersion, "GET", f"/models/{model_id}")
+        return self._get(ModelVersion, "GET", f"/models/{_segment(model_id, safe='/')}")
 
     def workers(self) -> WorkerList:
         """Return the workers and what is free on them."""
@@ -197,11 +203,11 @@ class Client:
 
     def dead_letter(self, dead_id: str) -> DeadLetter:
         """Return one record that a service could not apply."""
-        return self._get(DeadLetter, "GET", f"/dead/{dead_id}")
+        return self._get(DeadLetter, "GET", f"/dead/{_segment(dead_id)}")
 
     def replay(self, dead_id: str) -> DeadLetter:
         """Run a dead letter through its service again; `Conflict` when it fails again."""
-        return self._get(DeadLetter, "POST", f"/dead/{dead_id}/replay")
+        return self._get(DeadLetter, "POST", f"/dead/{_segment(dead_id)}/replay")
 
     # --- the one place that speaks HTTP
 
@@ -221,7 +227,7 @@ class Client:
         except httpx.TransportError as error:
             cause = str(error) or type(error).__name__
             raise Unreachable(f"{where.url} did not answer {method} {path}: {cause}") from None
-        if response.is_error:
+        if not response.is_success:
             raise self._explained(error_from(response))
         return response
 
@@ -232,6 +238,14 @@ class Client:
         if where.key is None:
             return Unauthorised(f"{where.url} asks for an API key and none was found: set TRAINWRIGHT_API_KEY")
         return Unauthorised(f"{where.url} refused the key from {where.key_source}")
+
+
+def _segment(name: str, safe: str = "") -> str:
+    """Return a name as part of a path, whatever is in it."""
+    quoted = quote(name, safe=safe, errors="replace")
+    if any(part in ("", ".", "..") for part in quoted.split("/")):
+        raise NotFound(f"nothing has the id {name!r}")
+    return quoted
 
 
 def _given(**values: object) -> dict[str, Any]:

@@ -48,7 +48,7 @@ def find_connection(
         (url, "the --url given"),
         (environ.get("TRAINWRIGHT_URL"), "TRAINWRIGHT_URL"),
         (_state_url(place), f"{place}/state.json"),
-        (DEFAULT_URL, "the default address"),
+        (DEFAULT_URL, "the default address" + (f", as nothing runs on the home {place}" if place else "")),
     )
     found_key, key_source = _first(
         (key, "the --key given"),

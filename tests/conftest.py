@@ -4,5 +4,5 @@ import signal
 
 pytest_plugins = ["tests.kafka_fixture"]
 
-# A shell starts background jobs with SIGINT ignored, and children inherit that: tests that press Ctrl-C would wait.
+# Shells start background jobs with SIGINT ignored, and children inherit it: a test that presses Ctrl-C would wait.
 signal.signal(signal.SIGINT, signal.default_int_handler)

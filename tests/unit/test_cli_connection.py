@@ -119,7 +119,7 @@ def test_silence_is_told_with_the_address_and_the_next_step(tmp_path: Path) -> N
     command = [sys.executable, "-m", "trainwright.cli.main", "--home", str(home), "task", "list"]
     result = run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 1
-    assert "start it with `trainwright up`" in result.stderr
+    assert f"start it with `trainwright up --home {home}`" in result.stderr
     assert "Traceback" not in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
 

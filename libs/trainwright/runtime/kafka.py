@@ -103,7 +103,7 @@ class Kafka:
             group_instance_id=f"{service}-{short}-0" if self._settings.static_members else None,
             enable_auto_commit=False,
             auto_offset_reset="earliest",
-            fetch_max_wait_ms=1000 if self.partitions(topic) == 1 else 100,
+            fetch_max_wait_ms=3000 if self.partitions(topic) == 1 else 100,
             consumer_timeout_ms=1000,
             fetch_max_bytes=8 * 1024 * 1024,
             heartbeat_interval_ms=3000,

@@ -24,7 +24,7 @@ POLL_MS = 1000
 BUDGET = 5.0
 """Seconds that one poll may take once records fail; what is left then is read again by the next poll."""
 AWAY_AFTER = 5.0
-"""Seconds without an answer to a fetch (one comes every second, records or not) until Kafka counts as away."""
+"""Seconds without an answer to a fetch (one comes every three, records or not) until Kafka counts as away."""
 STUCK_AFTER = 60.0
 """Seconds without an answer after which a client is rebuilt (seen stuck after broker restarts)."""
 

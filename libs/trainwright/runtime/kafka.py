@@ -16,6 +16,14 @@ from trainwright.runtime.settings import RuntimeSettings
 logger = logging.getLogger(__name__)
 
 REQUEST_TIMEOUT_MS = 10_000
+FETCH_WAIT_MS = 3000
+"""Milliseconds that the broker may hold a fetch for want of records."""
+FETCHER_WAIT_MS = 4700
+"""Milliseconds that aiokafka's fetcher waits for its fetches: longer than one takes, and no multiple of it.
+
+When both end in the same turn of the loop, the fetcher sees the fetch still in flight, sends no new one and waits
+once more: with 1000 for both, 3 of 100 events that were a second or two apart came up to a second late.
+"""
 STOP_TIMEOUT = 5.0
 """Seconds that a client may take to stop: with the broker paused it would take 40."""
 
@@ -103,8 +111,8 @@ class Kafka:
             group_instance_id=f"{service}-{short}-0" if self._settings.static_members else None,
             enable_auto_commit=False,
             auto_offset_reset="earliest",
-            fetch_max_wait_ms=3000 if self.partitions(topic) == 1 else 100,
-            consumer_timeout_ms=1000,
+            fetch_max_wait_ms=FETCH_WAIT_MS if self.partitions(topic) == 1 else 100,
+            consumer_timeout_ms=FETCHER_WAIT_MS,
             fetch_max_bytes=8 * 1024 * 1024,
             heartbeat_interval_ms=3000,
             session_timeout_ms=10_000,

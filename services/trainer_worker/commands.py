@@ -18,7 +18,14 @@ from trainwright.contracts.errors import StoreUnavailable
 from trainwright.contracts.topics import COMMAND
 from trainwright.runtime.apply import Inbound, apply, apply_each
 from trainwright.runtime.clock import Backoff
-from trainwright.runtime.kafka import REQUEST_TIMEOUT_MS, UNREACHABLE, Kafka, stop_bounded
+from trainwright.runtime.kafka import (
+    FETCH_WAIT_MS,
+    FETCHER_WAIT_MS,
+    REQUEST_TIMEOUT_MS,
+    UNREACHABLE,
+    Kafka,
+    stop_bounded,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -56,8 +63,8 @@ class CommandReader:
             bootstrap_servers=self._kafka.bootstrap,
             enable_auto_commit=False,
             auto_offset_reset="earliest",
-            fetch_max_wait_ms=POLL_MS,
-            consumer_timeout_ms=POLL_MS,
+            fetch_max_wait_ms=FETCH_WAIT_MS,
+            consumer_timeout_ms=FETCHER_WAIT_MS,
             request_timeout_ms=REQUEST_TIMEOUT_MS,
         )
         try:

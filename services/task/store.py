@@ -39,7 +39,7 @@ async def get_task(reader: Reader, task_id: str) -> TaskDocument:
 
 async def save_task(tx: Transaction, task: TaskDocument, *, actor: str, cause: str) -> None:
     """Write a task's next version and its line of history."""
-    labels = [label_key(name, value) for name, value in task.config.labels.items()]
+    labels = [f"{name}={value}" for name, value in task.config.labels.items()]  # as filters name them
     document = {**task.model_dump(mode="json"), "label_list": labels}
     await tx.put(TASKS.name, task.task_id, document, expect=task.version - 1)
     entry = HistoryEntry(
@@ -54,11 +54,6 @@ async def save_task(tx: Transaction, task: TaskDocument, *, actor: str, cause: s
     )
     line = {"task_id": task.task_id, **entry.model_dump(mode="json")}
     await tx.put(HISTORY.name, f"{task.task_id}/{task.version:08d}", line)
-
-
-def label_key(name: str, value: str) -> str:
-    """Return a label as filters name it."""
-    return f"{name}={value}"
 
 
 async def history_of(reader: Reader, task_id: str) -> list[HistoryEntry]:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from trainwright.embedded.errors import HomeError, explain
-from trainwright.embedded.kafka import HOST, ask, new_cluster_id
+from trainwright.embedded.kafka import HOST, new_cluster_id
 
 DEFAULT_PORT = 8700
 FREE_BYTES = 256 * 2**20
@@ -210,11 +210,6 @@ class Home:
             HomeError: It cannot be written.
         """
         self._write(self.state_file, json.dumps(state, indent=2) + "\n")
-
-    def kafka_is_ours(self, identity: Identity) -> bool:
-        """Return whether the Kafka that answers on this home's port is this home's own."""
-        answer = ask(identity.kafka_port)
-        return answer is not None and answer.cluster_id == identity.cluster_id
 
     def _load_identity(self) -> Identity | None:
         with self._readable_errors():

@@ -1,6 +1,7 @@
 #!/bin/sh
-# Install pinned, hashed packages into .venv: `install.sh setup | worker | dev`. Safe to run again at any time.
-#   setup   control plane + Kafka on this machine, no torch        worker   + torch        dev   + test and lint tools
+# Install pinned, hashed packages into .venv: `install.sh setup | worker | mongo | dev`. Safe to run again at any time.
+#   setup   control plane + Kafka on this machine, no torch        worker   + torch
+#   mongo   + MongoDB and S3                                       dev      + test and lint tools
 set -eu
 cd "$(dirname "$0")/../.."
 level=$1
@@ -44,6 +45,7 @@ announce() {
     case $level in
         setup) echo "Will fetch Python packages and a Java runtime for Kafka: 130 MB to fetch, 0.4 GB on disk. Kafka itself (45 MB) follows at its first start." ;;
         worker) echo "Will fetch $torch." ;;
+        mongo) echo "Will fetch the clients of MongoDB and S3: 5 MB." ;;
         dev) echo "Will fetch tools for tests and checks: 70 MB. If not here yet, also $torch." ;;
     esac
 }

@@ -17,6 +17,7 @@ compile dev.txt --all-extras --group bootstrap ${UPGRADE:+--upgrade}
 compile base.txt --constraint $here/dev.txt
 compile embedded.txt --extra embedded --constraint $here/dev.txt
 compile worker.txt --extra worker --constraint $here/dev.txt
+compile mongo.txt --extra mongo --constraint $here/dev.txt
 "$uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
     --no-emit-index-url --no-emit-find-links --group bootstrap --constraint $here/dev.txt \
     --output-file $here/bootstrap.txt

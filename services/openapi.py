@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 
 from services.app import SERVICES
-from trainwright.contracts import schemas
+from trainwright.contracts import compatibility
 from trainwright.runtime.health import Health
 from trainwright.runtime.http import build_app
 from trainwright.runtime.relay import Relay
@@ -31,7 +31,7 @@ async def document() -> dict[str, Any]:
     for name, build in SERVICES.items():
         service = build(runtime)
         health = Health(name, service.store, Relay(name, service.store, runtime.kafka, runtime.clock), [])
-        runtime.apps[name] = build_app(service, health, token=runtime.settings.internal_token)
+        runtime.apps[name] = build_app(service, health, runtime.scrape, token=runtime.settings.internal_token)
     transport = httpx.ASGITransport(app=runtime.apps["gateway"])
     async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
         answer = await client.get("/openapi.json")
@@ -53,7 +53,7 @@ def refusals(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     shapes, new_shapes = old["components"]["schemas"], new["components"]["schemas"]
     found += [f"{name}: the shape is gone" for name in shapes.keys() - new_shapes.keys()]
     for name in shapes.keys() & new_shapes.keys():
-        found += schemas.breaks(shapes[name], new_shapes[name])
+        found += compatibility.breaks(shapes[name], new_shapes[name])
     return sorted(found)
 
 
@@ -73,6 +73,18 @@ def _operation_breaks(old: dict[str, Any], new: dict[str, Any]) -> Iterator[str]
             yield f"the parameter {name} ({place}) became required"
     for status in sorted(old["responses"].keys() - new["responses"].keys()):
         yield f"the answer {status} is gone"
+    for status in sorted(old["responses"].keys() & new["responses"].keys()):
+        kinds = [set(each["responses"][status].get("content", ())) for each in (old, new)]
+        for kind in sorted(kinds[0] - kinds[1]):
+            yield f"the answer {status} is not {kind} any more"
+    body, new_body = old.get("requestBody", {}), new.get("requestBody", {})
+    if new_body.get("required", False) and not body.get("required", False):
+        yield "a body became required"
+    for kind in sorted(set(body.get("content", ())) - set(new_body.get("content", ()))):
+        yield f"a body of {kind} is not taken any more"
+    for kind in sorted(set(body.get("content", ())) & set(new_body.get("content", ()))):
+        if body["content"][kind].get("schema") != new_body["content"][kind].get("schema"):
+            yield f"the body of {kind} has another shape"
 
 
 def main(path: Path) -> int:

@@ -21,26 +21,9 @@ from trainwright.contracts.base import (
     Version,
     WorkerId,
 )
-
-
-class FailureClass(StrEnum):
-    """Why an attempt failed; each class has its own repair."""
-
-    OUT_OF_MEMORY = "out_of_memory"
-    DIVERGED = "diverged"
-    HUNG = "hung"
-    TIMED_OUT = "timed_out"
-    WORKER_LOST = "worker_lost"
-    PREEMPTED = "preempted"
-    NODE_BAD = "node_bad"
-    DATA_ERROR = "data_error"
-    USER_ERROR = "user_error"
-    ENVIRONMENT_ERROR = "environment_error"
-    UNKNOWN = "unknown"
-
-
-INFRASTRUCTURE = frozenset({FailureClass.WORKER_LOST, FailureClass.PREEMPTED, FailureClass.NODE_BAD})
-"""Losses that are nobody's fault: restarted without back-off and without charge."""
+from trainwright.contracts.checkpoint import Checkpoint
+from trainwright.contracts.failure import Failure
+from trainwright.contracts.parameters import ParameterAnswer
 
 
 class Outcome(StrEnum):
@@ -48,22 +31,9 @@ class Outcome(StrEnum):
 
     COMPLETED = "completed"
     FAILED = "failed"
+    PAUSED = "paused"
     CANCELLED = "cancelled"
     INTERRUPTED = "interrupted"
-
-
-class Failure(Contract):
-    """What is known about a failure: its class, and the evidence."""
-
-    failure_class: FailureClass
-    message: str = Field(description="What happened, in one sentence.")
-    exception: str | None = Field(None, description="Type of the exception.")
-    traceback: str | None = Field(None, description="The traceback as Python wrote it, perhaps shortened.")
-    file: str | None = Field(None, description="Where in the user's own code it happened.")
-    line: int | None = Field(None, description="Line in `file`, from 1.")
-    hint: str | None = Field(None, description="What to do next.")
-    exit_code: int | None = Field(None, description="Exit code of the run's process.")
-    signal: str | None = Field(None, description="Signal that ended the run's process, e.g. `SIGKILL`.")
 
 
 class AttemptDocument(Contract):
@@ -83,6 +53,12 @@ class AttemptDocument(Contract):
     outcome: Outcome | None = Field(None, description="How it ended; null while it runs.")
     failure: Failure | None = Field(None, description="Why it failed, if it did.")
     bundle: Sha256 | None = Field(None, description="Manifest of what the run left, as a blob.")
+    checkpoints: list[Checkpoint] = Field(
+        default=[], description="Those of this attempt that are stored and worth keeping, newest first."
+    )
+    parameters: list[ParameterAnswer] = Field(
+        default=[], description="What the run did about changes of its parameters, by revision."
+    )
 
 
 class AttemptEvent(Event):
@@ -110,6 +86,18 @@ class AttemptEvent(Event):
 
 class AttemptStarted(AttemptEvent):
     """The run's process was started."""
+
+
+class CheckpointSaved(AttemptEvent):
+    """A checkpoint of the run is stored and verified; `checkpoints` has it."""
+
+
+class ParametersApplied(AttemptEvent):
+    """The run has taken over changed parameters; `parameters` says from which step they hold."""
+
+
+class ParametersRejected(AttemptEvent):
+    """The run has refused changed parameters and goes on as before; `parameters` says why."""
 
 
 class AttemptEnded(AttemptEvent):

@@ -5,10 +5,12 @@ Nouns live in files of their own; the topics they travel on are in ``topics.py``
 
 import difflib
 import math
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
-from typing import Annotated, Any, ClassVar, Self, get_args
+from functools import lru_cache
+from typing import Annotated, Any, ClassVar, Self, get_args, get_origin
 
 from pydantic import (
     AfterValidator,
@@ -143,6 +145,8 @@ class Request(BaseModel):
         message, loc = error["msg"], error["loc"]
         if error["type"] == "extra_forbidden" and len(loc) == 1:
             message = f"unknown key {loc[0]!r}{nearest(str(loc[0]), cls.model_fields)}"
+        if error["type"] in ("enum", "literal_error") and "expected" in error.get("ctx", {}):
+            message += nearest(str(error["input"]), re.findall(r"'([^']+)'", error["ctx"]["expected"]))
         kind = PydanticCustomError(error["type"], "{message}", {"message": message})
         return InitErrorDetails(type=kind, loc=loc, input=error["input"])
 
@@ -154,17 +158,32 @@ def known_only(model: type[Request], data: Any) -> Any:
     """
     if not isinstance(data, dict):
         return data
-    fields = model.model_fields
-    return {key: _known_value(fields[key].annotation, item) for key, item in data.items() if key in fields}
+    known: dict[str, Any] = {}
+    for name, inner in _requests_in(model).items():
+        if name in data:
+            known[name] = data[name] if inner is None else _known_value(*inner, data[name])
+    return known
 
 
-def _known_value(annotation: Any, value: Any) -> Any:
+def _known_value(kind: type[Request], is_dict: bool, value: Any) -> Any:
+    if is_dict and isinstance(value, dict):
+        return {key: known_only(kind, item) for key, item in value.items()}
+    return [known_only(kind, item) for item in value] if isinstance(value, list) else known_only(kind, value)
+
+
+@lru_cache
+def _requests_in(model: type[Request]) -> dict[str, tuple[type[Request], bool] | None]:
+    """Return a model's fields, each with the request that it, its list or its dict holds, if it holds one."""
+    return {name: _request_in(field.annotation) for name, field in model.model_fields.items()}
+
+
+def _request_in(annotation: Any, is_dict: bool = False) -> tuple[type[Request], bool] | None:
+    if get_origin(annotation) is dict:
+        return _request_in(get_args(annotation)[1], True)
     for kind in (annotation, *get_args(annotation)):
         if isinstance(kind, type) and issubclass(kind, Request):
-            return (
-                [known_only(kind, item) for item in value] if isinstance(value, list) else known_only(kind, value)
-            )
-    return value
+            return kind, is_dict
+    return None
 
 
 @dataclass(frozen=True, slots=True)

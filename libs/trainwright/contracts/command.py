@@ -4,18 +4,28 @@ from typing import ClassVar
 
 from pydantic import Field
 
+from trainwright.contracts.attempt import Outcome
 from trainwright.contracts.base import (
     AttemptNumber,
     Event,
     Guard,
     Incarnation,
+    JsonObject,
     Once,
     TaskId,
     Timestamp,
     WorkerId,
 )
+from trainwright.contracts.checkpoint import Checkpoint
+from trainwright.contracts.failure import Failure
+from trainwright.contracts.parameters import ParameterChange
+from trainwright.contracts.queue import Member, Rendezvous
 from trainwright.contracts.resource import Slots
-from trainwright.contracts.task import ReceivedConfig, StopKind
+from trainwright.contracts.task import Repair, StopKind
+from trainwright.contracts.task_config import ReceivedConfig
+
+GIVEN_UP = 2**40
+"""Revision of a stop of a run that was given up: above every wish, which is the version of a task."""
 
 
 class Command(Event):
@@ -48,6 +58,18 @@ class RunAttempt(Command):
     name: str = Field(description="The task's name.")
     config: ReceivedConfig
     slots: Slots
+    overrides: JsonObject = Field(default={}, description="Parameters that repairs and people have changed.")
+    parameter_changes: list[ParameterChange] = Field(
+        default=[], description="Which of them were changed while a run trained, and from which step they hold."
+    )
+    repairs: list[Repair] = Field(default=[], description="What was repaired before this attempt, oldest first.")
+    resume_from: list[Checkpoint] = Field(
+        default=[], description="Where to go on from: the first of these that is whole, newest first."
+    )
+    timeout_seconds: float | None = Field(None, description="Seconds that the run may still train.")
+    rank: int = Field(0, ge=0, description="Which of the members this worker is.")
+    members: list[Member] = Field(default=[], description="Of an attempt on several workers all of them, by rank.")
+    rendezvous: Rendezvous | None = Field(None, description="Of an attempt on several workers.")
 
 
 class StopAttempt(Command):
@@ -56,3 +78,16 @@ class StopAttempt(Command):
     kind: StopKind
     grace_seconds: float = Field(10, ge=0, description="Seconds to end by itself before SIGTERM.")
     reason: str = Field("", description="Why; for people.")
+
+
+class UpdateParameters(Command):
+    """Hand changed parameters to an attempt; its run takes them over at its next step."""
+
+    changes: list[ParameterChange] = Field(description="Those that no run has answered yet, oldest first.")
+
+
+class ConcludeAttempt(Command):
+    """Every member of an attempt on several workers is over: rank 0's worker tells its end, which is this."""
+
+    outcome: Outcome
+    failure: Failure | None = Field(None, description="Why it failed, if it did: of the member that did first.")

@@ -6,10 +6,13 @@ TrainwrightError
 ├── NotFound            404  not_found
 ├── Conflict            409  conflict
 │   ├── IllegalTransition    illegal_transition
-│   └── VersionConflict      version_conflict     (retry)
+│   ├── VersionConflict      version_conflict     (retry)
+│   └── ResourceLimitError   resource_limit
 ├── TooLarge            413  too_large
 └── Unavailable         503  unavailable          (retry)
     ├── StoreUnavailable     store_unavailable
+    │   ├── StoreBusy        store_busy           (at once)
+    │   └── LeaseLost        lease_lost
     └── OutboxFull           outbox_full
 """
 
@@ -106,6 +109,12 @@ class VersionConflict(Conflict):
     code, title, retryable = "version_conflict", "Version conflict", True
 
 
+class ResourceLimitError(Conflict):
+    """More is asked for than a quota allows, or than there is."""
+
+    code, title = "resource_limit", "Over a limit of resources"
+
+
 class TooLarge(TrainwrightError):
     """A body or a document is over its limit."""
 
@@ -128,6 +137,18 @@ class StoreUnavailable(Unavailable):
     """The store cannot be read or written at present."""
 
     code, title = "store_unavailable", "Store unavailable"
+
+
+class StoreBusy(StoreUnavailable):
+    """Somebody else wrote the same thing at the same moment; nothing was changed, a repeat may succeed at once."""
+
+    code, title = "store_busy", "Store busy"
+
+
+class LeaseLost(StoreUnavailable):
+    """Another process does now what this one was about to do; nothing was changed."""
+
+    code, title = "lease_lost", "Lease lost"
 
 
 class OutboxFull(Unavailable):

@@ -51,6 +51,7 @@ class AttemptProgressed(Event):
     latest_metrics: LatestMetrics = {}
     usage: ResourceUsage = ResourceUsage()
     eta_seconds: float | None = Field(None, description="Time left by the run's own pace.")
+    asks_stop: bool = Field(False, description="Whether the run has asked so far if it should stop.")
 
     @property
     def subject(self) -> str:

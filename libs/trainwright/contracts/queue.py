@@ -27,6 +27,33 @@ class PlacementState(StrEnum):
     RELEASED = "released"
 
 
+class WaitClass(StrEnum):
+    """Why a task waits for its place."""
+
+    WORKER = "worker"
+    SIZE = "size"
+    SLOTS = "slots"
+    QUOTA = "quota"
+    LATER = "later"
+
+
+class Member(Contract):
+    """One of the workers that run an attempt together."""
+
+    rank: int = Field(ge=0, description="Its number, from 0; rank 0 speaks for all.")
+    worker_id: WorkerId
+    incarnation: Incarnation
+    slots: Slots = Slots()
+
+
+class Rendezvous(Contract):
+    """Where the members of an attempt find each other: on rank 0's worker."""
+
+    id: str = Field(description="Tells this meeting from others: `<task>.<attempt>`.")
+    host: str = Field(description="Name or address of rank 0's worker.")
+    port: int = Field(ge=1, le=65535, description="Port there.")
+
+
 class Placement(Contract):
     """The scheduler's public document of one task; ``version`` grows with every change."""
 
@@ -37,7 +64,16 @@ class Placement(Contract):
     worker_id: WorkerId | None = None
     incarnation: Incarnation | None = None
     slots: Slots = Slots()
+    members: list[Member] = Field(
+        default=[],
+        description="All workers of an attempt on several, by rank; the fields above are rank 0's.",
+    )
+    rendezvous: Rendezvous | None = Field(None, description="Of an attempt on several workers.")
     reason: str = Field("", description="Why it waits, or holds no place any more; for people.")
+    waits_for: WaitClass | None = Field(
+        None,
+        description="Of a queued one: any worker, a larger one, free slots, its quota, or its time to try again.",
+    )
     updated_at: Timestamp = Field(description="When this version was made.")
 
 

@@ -9,7 +9,21 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
-from trainwright.contracts import attempt, command, dead, log, metric, pulse, queue, result, task, worker
+from trainwright.contracts import (
+    attempt,
+    command,
+    configuration,
+    dead,
+    gang,
+    log,
+    metric,
+    pulse,
+    queue,
+    quota,
+    result,
+    task,
+    worker,
+)
 from trainwright.contracts.base import Event
 
 Rule = Literal["newer", "once", "numbered", "latest"]
@@ -65,6 +79,12 @@ READINGS: Mapping[type[Event], Reading] = MappingProxyType(
             version="/attempt/version",
             attempt="/attempt/attempt",
         ),
+        gang.MemberEnded: Reading(
+            key="/member/task_id",
+            rule="once",
+            identity=("/member/task_id", "/member/attempt", "type", "/member/rank"),
+            attempt="/member/attempt",
+        ),
         result.ResultEvent: Reading(
             key="/model/task_id",
             rule="newer",
@@ -74,6 +94,17 @@ READINGS: Mapping[type[Event], Reading] = MappingProxyType(
             version="/model/version",
             attempt="/model/attempt",
         ),
+        configuration.ConfigurationEvent: Reading(
+            key="/configuration/config_id",
+            rule="newer",
+            identity=("/configuration/config_id",),
+            order=("/configuration/version",),
+            document="/configuration",
+            version="/configuration/version",
+        ),
+        quota.StrategyChanged: _document("strategy", "strategy"),
+        quota.ReservationChanged: _document("reservation", "reservation_id"),
+        quota.WorkerCordoned: _document("cordon", "worker_id"),
         command.Command: Reading(
             key="/worker_id",
             rule="once",

@@ -12,6 +12,8 @@ from trainwright.contracts.base import (
     Request,
 )
 
+MOST_WORKERS = 128
+"""Workers that one task may have at a time: who they are travels in one record."""
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _UNITS |= {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 
@@ -47,12 +49,15 @@ Bytes = Annotated[
 
 
 class ResourceRequirements(Request):
-    """What one attempt of a task needs; all of it on one worker."""
+    """What one attempt of a task needs, on each of its workers."""
 
     gpu: int = Field(0, ge=0, le=1024, description="Whole GPUs.")
     cpu: float = Field(1, ge=0, le=4096, description="CPU cores.")
     memory: Bytes = 0
     gpu_memory: Bytes = 0
+    workers: int = Field(
+        1, ge=1, le=MOST_WORKERS, description="Workers that run it together, each with all of this; all or none."
+    )
 
 
 class Gpu(Contract):

@@ -7,7 +7,7 @@ Not here: golden examples (made by hand), OpenAPI (``services.openapi``).
 
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,42 +15,104 @@ from pydantic import BaseModel
 
 from trainwright.contracts.asyncapi import asyncapi, open_ended
 from trainwright.contracts.attempt import BundleManifest
+from trainwright.contracts.checkpoint import CheckpointList
+from trainwright.contracts.compatibility import Schema, breaks, channel_breaks
+from trainwright.contracts.configuration import (
+    ChangeConfiguration,
+    Configuration,
+    ConfigurationDiff,
+    ConfigurationPage,
+    ConfigurationVersions,
+    CreateConfiguration,
+    ReplaceConfiguration,
+    RestoreConfiguration,
+    Template,
+    TemplateList,
+    ValidateConfiguration,
+    Validation,
+)
 from trainwright.contracts.dead import DeadLetterList
 from trainwright.contracts.errors import Problem
 from trainwright.contracts.log import LogPage
 from trainwright.contracts.metric import MetricOverview, MetricSeries
+from trainwright.contracts.parameters import ParameterLog, ParametersAnswer
 from trainwright.contracts.result import ModelPage
 from trainwright.contracts.task import (
-    CreateTask,
+    AttemptList,
     History,
     StoredFile,
-    TaskConfig,
     TaskCreatedAnswer,
     TaskPage,
     TaskView,
     TransitionAnswer,
 )
+from trainwright.contracts.task_config import (
+    ChangeTask,
+    CreateTask,
+    RerunTask,
+    SetParameters,
+    SetResources,
+    TaskConfig,
+)
 from trainwright.contracts.topics import EVENT_TYPES
+from trainwright.contracts.webhook import (
+    ChangeWebhook,
+    CreateWebhook,
+    Delivery,
+    DeliveryPage,
+    ReplayWebhook,
+    RotateSecret,
+    WebhookList,
+    WebhookSecret,
+    WebhookView,
+)
 from trainwright.contracts.worker import WorkerList
 
-Schema = dict[str, Any]
-
 API_MODELS: tuple[type[BaseModel], ...] = (
+    AttemptList,
     BundleManifest,
+    ChangeConfiguration,
+    ChangeTask,
+    ChangeWebhook,
+    CheckpointList,
+    Configuration,
+    ConfigurationDiff,
+    ConfigurationPage,
+    ConfigurationVersions,
+    CreateConfiguration,
     CreateTask,
+    CreateWebhook,
     DeadLetterList,
+    Delivery,
+    DeliveryPage,
     History,
     LogPage,
     MetricOverview,
     MetricSeries,
     ModelPage,
+    ParameterLog,
+    ParametersAnswer,
     Problem,
+    ReplaceConfiguration,
+    ReplayWebhook,
+    RerunTask,
+    RestoreConfiguration,
+    RotateSecret,
+    SetParameters,
+    SetResources,
     StoredFile,
     TaskConfig,
     TaskCreatedAnswer,
     TaskPage,
     TaskView,
+    Template,
+    TemplateList,
     TransitionAnswer,
+    ValidateConfiguration,
+    Validation,
+    WebhookList,
+    WebhookSecret,
+    WebhookView,
     WorkerList,
 )
 """What the API takes and gives, besides the documents inside events."""
@@ -66,56 +128,6 @@ def _schema(name: str, model: type[BaseModel]) -> Schema:
     head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": f"urn:trainwright:schema:{name}"}
     schema = model.model_json_schema()
     return head | (open_ended(schema) if name in EVENT_TYPES else schema)
-
-
-def breaks(old: Schema, new: Schema) -> list[str]:
-    """Return what a reader of the old schema, or an old record, would not survive in the new one.
-
-    A field may be added if it has a default. None may be removed, be retyped, or become required. Enumerations
-    may grow.
-    """
-    before, after = _models(old), _models(new)
-    found = [f"{name}: the model is gone" for name in before.keys() - after.keys()]
-    for name in before.keys() & after.keys():
-        found += [f"{name}{what}" for what in _model_breaks(before[name], after[name])]
-    return sorted(found)
-
-
-def _models(schema: Schema) -> dict[str, Schema]:
-    return {schema.get("title", "?"): schema, **schema.get("$defs", {})}
-
-
-def _model_breaks(old: Schema, new: Schema) -> Iterator[str]:
-    fields, new_fields = old.get("properties", {}), new.get("properties", {})
-    for name in fields.keys() - new_fields.keys():
-        yield f".{name}: the field is gone"
-    for name in fields.keys() & new_fields.keys():
-        if _kind(fields[name]) != _kind(new_fields[name]):
-            yield f".{name}: the type changed"
-    for name in set(new.get("required", ())) - set(old.get("required", ())):
-        yield f".{name}: {'became required' if name in fields else 'was added without a default'}"
-    for value in set(old.get("enum", ())) - set(new.get("enum", ())):
-        yield f": the value {value!r} is gone"
-    if not fields and "enum" not in old and _kind(old) != _kind(new):
-        yield ": the type changed"
-
-
-def _kind(schema: Schema) -> Any:
-    """Return what decides how a value is read: its shape without words, bounds and defaults."""
-    said = {
-        "title",
-        "description",
-        "default",
-        "examples",
-        "minimum",
-        "maximum",
-        "minLength",
-        "maxLength",
-        "maxItems",
-    }
-    if isinstance(schema, dict):
-        return {key: _kind(value) for key, value in schema.items() if key not in said}
-    return [_kind(item) for item in schema] if isinstance(schema, list) else schema
 
 
 def documents(folder: Path) -> dict[Path, Mapping[str, Any]]:
@@ -137,6 +149,8 @@ def refusals(folder: Path) -> list[str]:
     """Return what writing would break for readers of what is in the folder now."""
     now = schemas()
     found = []
+    if (written := folder / "asyncapi.json").exists():
+        found += channel_breaks(json.loads(written.read_text()), asyncapi({}))
     for path in sorted((folder / "schemas").glob("*.json")):
         if path.stem not in now:
             found.append(f"{path.stem}: the contract is gone")

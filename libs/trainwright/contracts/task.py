@@ -1,23 +1,18 @@
 """Tasks: the document that people submit, the document that the task service owns, and its events."""
 
 from enum import StrEnum
-from functools import partial
-from typing import Annotated, ClassVar
+from typing import ClassVar, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import Field
 
-from trainwright.contracts.attempt import Failure
 from trainwright.contracts.base import (
-    LARGEST,
     AttemptNumber,
     Contract,
     Event,
     Guard,
     JsonObject,
     LatestMetrics,
-    Name,
     Newer,
-    Request,
     Sha256,
     TaskId,
     Timestamp,
@@ -25,16 +20,15 @@ from trainwright.contracts.base import (
     Version,
     WorkerId,
     example,
-    known_only,
 )
-from trainwright.contracts.resource import ResourceRequirements, ResourceUsage
+from trainwright.contracts.checkpoint import Checkpoint
+from trainwright.contracts.failure import Failure, FailureClass
+from trainwright.contracts.parameters import ChangedValue, ParameterChange
+from trainwright.contracts.queue import Member
+from trainwright.contracts.resource import ResourceUsage
+from trainwright.contracts.task_config import ReceivedConfig
 
 _ID, _MORNING, _LATER = "task-3f9c1a7be042", "2025-03-03T08:15:30.120000Z", "2025-03-03T08:16:02.500000Z"
-
-Labels = Annotated[
-    dict[Name, Annotated[str, Field(max_length=200)]],
-    Field(max_length=64, description="Names and values to find tasks by."),
-]
 
 
 class TaskStatus(StrEnum):
@@ -52,12 +46,16 @@ class TaskPhase(StrEnum):
     """Why a task stands where it stands."""
 
     NOT_STARTED = "not_started"
+    WAITING_DEPENDENCIES = "waiting_dependencies"
     WAITING_SLOTS = "waiting_slots"
+    WAITING_QUOTA = "waiting_quota"
     BACKING_OFF = "backing_off"
     STARTING = "starting"
     TRAINING = "training"
+    CHECKPOINTING = "checkpointing"
     FINISHING = "finishing"
     STOPPING = "stopping"
+    HELD = "held"
     ENDED = "ended"
 
 
@@ -67,56 +65,9 @@ FINAL = frozenset({TaskStatus.COMPLETED, TaskStatus.FAILED, TaskStatus.CANCELLED
 class StopKind(StrEnum):
     """Why a run is asked to stop."""
 
+    PAUSE = "pause"
     CANCEL = "cancel"
     PREEMPT = "preempt"
-
-
-def _inside(path: str) -> str:
-    parts = path.split("/")
-    if {"", ".", ".."} & set(parts) or "\\" in path or any(ord(character) < 32 for character in path):
-        raise ValueError(f"{path[:80]!r} is not a relative path inside the run's folder, such as 'data/sales.csv'")
-    return path
-
-
-RelativePath = Annotated[
-    str,
-    Field(min_length=1, max_length=500, description="Relative path inside the run's folder, `/` between parts."),
-    AfterValidator(_inside),
-]
-
-
-class FileRef(Request):
-    """A file of a task: where it lies in the run's folder, and the content uploaded to ``/files``."""
-
-    path: RelativePath
-    sha256: Sha256
-    size: int = Field(ge=0, le=LARGEST, description="Bytes.")
-
-
-class TaskConfig(Request):
-    """A task document, as people write it in YAML or JSON."""
-
-    model_config = example(
-        name="walmart-weekly",
-        recipe="forecast",
-        parameters={"model": "tcn", "mode": "store", "horizon": 8, "max_steps": 300, "seed": 1},
-        data={"path": "examples/data/walmart_sales_weekly.csv", "time": "Date", "target": "Weekly_Sales"},
-        resource_requirements={"gpu": 0, "cpu": 1, "memory": 2 * 2**30},
-    )
-    name: Name | None = Field(None, description="A name for people; the recipe's name when left out.")
-    recipe: Name = Field(description="Key of a recipe: `forecast`, `script`, or one that is installed.")
-    parameters: JsonObject = Field(default={}, description="The recipe's parameters.")
-    data: JsonObject | None = Field(None, description="The data set: a path and what its columns mean.")
-    files: list[FileRef] = Field(default=[], max_length=5000, description="Uploaded files, by content hash.")
-    resource_requirements: ResourceRequirements = ResourceRequirements()
-    priority: int = Field(0, ge=-1000, le=1000, description="Higher goes first.")
-    strategy: Name | None = Field(None, description="The tenant that the task counts for.")
-    labels: Labels = {}
-    max_retries: int = Field(0, ge=0, le=100, description="Attempts after the first one's own failure.")
-
-
-ReceivedConfig = Annotated[TaskConfig, BeforeValidator(partial(known_only, TaskConfig))]
-"""A task document inside an event: it was accepted when it was sent, perhaps by a later version than this."""
 
 
 class Progress(Contract):
@@ -127,6 +78,18 @@ class Progress(Contract):
     percentage: float | None = Field(None, description="0 to 100; null without `total_steps`.")
 
 
+class Repair(Contract):
+    """What was done about a failed attempt, and why."""
+
+    attempt: AttemptNumber
+    failure_class: FailureClass
+    action: str = Field(description="In words, such as `halve the micro-batch`.")
+    changes: dict[str, ChangedValue] = Field(default={}, description="Parameters by name.")
+    resume_step: int | None = Field(None, description="The step that the next attempt is to go on from.")
+    reason: str = Field("", description="Why; for people.")
+    at: Timestamp = Field(description="When it was decided.")
+
+
 class TaskDocument(Contract):
     """The task service's public document; ``version`` grows by one with every change."""
 
@@ -134,20 +97,42 @@ class TaskDocument(Contract):
     version: Version
     name: str = Field(description="For people; need not be unique.")
     config: ReceivedConfig
+    config_id: str | None = Field(None, description="The stored configuration that it was made from.")
+    config_version: int | None = Field(None, description="The version of that.")
+    rerun_of: str | None = Field(None, description="The task that this one repeats.")
+    depends_on: list[TaskId] = Field(default=[], description="Tasks that must complete before it runs.")
+    on_dependency_failure: Literal["fail", "run"] = Field(
+        "fail", description="When one of them fails or is cancelled: so does this task, or it runs all the same."
+    )
     status: TaskStatus
     phase: TaskPhase
     reason: str = Field("", description="Why it stands where it stands; for people.")
     stop: StopKind | None = Field(None, description="What the run has been asked to do.")
     attempt: int = Field(0, description="The highest attempt known; 0 before the first placement.")
     worker_id: WorkerId | None = None
+    members: list[Member] = Field(
+        default=[], description="Of an attempt on several workers all of them, by rank; `worker_id` is rank 0's."
+    )
     retries_used: int = Field(0, description="Attempts charged to `config.max_retries`.")
     losses: int = Field(0, description="Restarts after losses of infrastructure; not charged as retries.")
+    overrides: JsonObject = Field(default={}, description="Parameters that repairs and people have changed.")
+    repairs: list[Repair] = Field(default=[], description="What was repaired, oldest first.")
+    parameter_revision: int = Field(0, description="Counts the changes of its parameters while it exists.")
+    parameter_changes: list[ParameterChange] = Field(
+        default=[], description="Those that the next attempt must know: what holds from which step, oldest first."
+    )
+    checkpoints: list[Checkpoint] = Field(default=[], description="What it can go on from, newest first.")
+    avoid_workers: list[WorkerId] = Field(default=[], description="Workers that it failed on for their own fault.")
+    ran_seconds: float = Field(0, description="Time that ended attempts have trained.")
     not_before: Timestamp | None = Field(None, description="Earliest time of the next attempt.")
     failure: Failure | None = Field(None, description="Why the last failed attempt did; null when completed.")
     created_at: Timestamp = Field(description="When it was accepted.")
     updated_at: Timestamp = Field(description="When this version was made.")
     started_at: Timestamp | None = Field(None, description="When its first run started.")
+    paused_at: Timestamp | None = Field(None, description="When it was last paused.")
+    resumed_at: Timestamp | None = Field(None, description="When it was last asked to go on.")
     ended_at: Timestamp | None = Field(None, description="When it became completed, failed or cancelled.")
+    archived_at: Timestamp | None = Field(None, description="Since when lists leave it out.")
 
 
 class TaskEvent(Event):
@@ -193,17 +178,20 @@ class TaskStatusChanged(TaskEvent):
     """A task's status or phase changed, and no other event says it."""
 
 
-class CreateTask(Request):
-    """`POST /tasks`: a document, and what overrides it."""
+class TaskReprioritised(TaskEvent):
+    """A task's priority, name, labels or dependencies were changed."""
 
-    config: TaskConfig
-    name: Name | None = None
-    priority: int | None = Field(None, ge=-1000, le=1000)
-    resource_requirements: ResourceRequirements | None = None
-    strategy: Name | None = None
-    labels: Labels | None = None
-    max_retries: int | None = Field(None, ge=0, le=100)
-    start: bool = Field(False, description="Ask it to run at once.")
+
+class TaskParametersChanged(TaskEvent):
+    """Parameters of a task were changed while it exists; a run of it takes them over at its next step."""
+
+
+class TaskResourcesChanged(TaskEvent):
+    """What a task asks for was changed while it waits or is paused; its next attempt gets that."""
+
+
+class TaskArchived(TaskEvent):
+    """A task that is over was put aside: lists leave it out, it stays readable."""
 
 
 class TaskCreatedAnswer(Contract):
@@ -216,7 +204,7 @@ class TaskCreatedAnswer(Contract):
 
 
 class TransitionAnswer(Contract):
-    """The answer to `POST /tasks/{id}/start|cancel`: the true state at once."""
+    """The answer to `POST /tasks/{id}/start|pause|resume|cancel|archive`: the true state at once."""
 
     model_config = example(task_id=_ID, status="pending", phase="waiting_slots", reason="waits for a free slot")
     task_id: TaskId
@@ -224,7 +212,10 @@ class TransitionAnswer(Contract):
     phase: TaskPhase
     reason: str = Field(description="Why it stands where it stands; for people.")
     started_at: Timestamp | None = Field(None, description="When its first run started.")
+    paused_at: Timestamp | None = Field(None, description="When it was last paused.")
+    resumed_at: Timestamp | None = Field(None, description="When it was last asked to go on.")
     cancelled_at: Timestamp | None = Field(None, description="When it became cancelled.")
+    archived_at: Timestamp | None = Field(None, description="Since when lists leave it out.")
 
 
 class HistoryEntry(Contract):
@@ -238,6 +229,7 @@ class HistoryEntry(Contract):
     phase: TaskPhase
     reason: str = Field("", description="Why; for people.")
     attempt: int = Field(0, description="The highest attempt known then; 0 before the first placement.")
+    changes: dict[str, ChangedValue] = Field(default={}, description="Parameters that a repair changed then.")
 
 
 class AttemptSummary(Contract):
@@ -249,6 +241,19 @@ class AttemptSummary(Contract):
     ended_at: Timestamp | None = Field(None, description="When its process ended.")
     outcome: str | None = Field(None, description="How it ended; null while it runs.")
     failure_class: str | None = Field(None, description="Why it failed, if it did.")
+    message: str | None = Field(None, description="Why, in a sentence.")
+    resume_step: int | None = Field(None, description="The step that it went on from; 0 from the beginning.")
+    final_step: int | None = Field(None, description="The last step that it logged.")
+
+
+class AttemptList(Contract):
+    """`GET /tasks/{id}/attempts`."""
+
+    model_config = example(
+        task_id=_ID, attempts=[{"attempt": 1, "worker_id": "worker-7d20c4e91b55", "outcome": "completed"}]
+    )
+    task_id: TaskId
+    attempts: list[AttemptSummary] = Field(description="Oldest first.")
 
 
 class TaskView(TaskDocument):
@@ -287,10 +292,13 @@ class TaskSummary(Contract):
     phase: TaskPhase
     reason: str = Field(description="Why it stands where it stands; for people.")
     priority: int = Field(description="Higher goes first.")
+    strategy: str | None = Field(None, description="The tenant that it counts for.")
+    labels: dict[str, str] = Field(default={}, description="Names and values to find tasks by.")
     attempt: int = Field(description="The highest attempt known; 0 before the first placement.")
     progress: Progress = Progress()
     created_at: Timestamp = Field(description="When it was accepted.")
     updated_at: Timestamp = Field(description="When its newest version was made.")
+    archived_at: Timestamp | None = Field(None, description="Since when lists leave it out.")
 
 
 class TaskPage(Contract):

@@ -8,7 +8,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from trainwright.contracts import attempt, command, dead, log, metric, pulse, queue, result, task, worker
+from trainwright.contracts import (
+    attempt,
+    command,
+    configuration,
+    dead,
+    gang,
+    log,
+    metric,
+    pulse,
+    queue,
+    quota,
+    result,
+    task,
+    worker,
+)
 from trainwright.contracts.base import Event
 
 HOUR_MS = 3_600_000
@@ -40,6 +54,10 @@ TASK = Topic(
         task.TaskStopRequested,
         task.TaskRetryScheduled,
         task.TaskStatusChanged,
+        task.TaskReprioritised,
+        task.TaskParametersChanged,
+        task.TaskResourcesChanged,
+        task.TaskArchived,
     ),
     partitions=6,
     says="What a task is, and every change of it.",
@@ -56,7 +74,7 @@ COMMAND = Topic(
     "trainwright.command.v1",
     key="worker_id",
     writers=("scheduler",),
-    events=(command.RunAttempt, command.StopAttempt),
+    events=(command.RunAttempt, command.StopAttempt, command.UpdateParameters, command.ConcludeAttempt),
     partitions=6,
     retention_ms=24 * HOUR_MS,
     says="What the scheduler asks a worker to do.",
@@ -65,9 +83,16 @@ ATTEMPT = Topic(
     "trainwright.attempt.v1",
     key="task_id",
     writers=("trainer_worker",),
-    events=(attempt.AttemptStarted, attempt.AttemptEnded),
+    events=(
+        attempt.AttemptStarted,
+        attempt.CheckpointSaved,
+        attempt.ParametersApplied,
+        attempt.ParametersRejected,
+        attempt.AttemptEnded,
+        gang.MemberEnded,
+    ),
     partitions=6,
-    says="How a try at a task began and ended.",
+    says="How a try at a task began, what it saved, how it ended.",
 )
 WORKER = Topic(
     "trainwright.worker.v1",
@@ -114,6 +139,26 @@ RESULT = Topic(
     partitions=6,
     says="Model versions and reports.",
 )
+CONFIG = Topic(
+    "trainwright.config.v1",
+    key="config_id",
+    writers=("task",),
+    events=(
+        configuration.ConfigurationCreated,
+        configuration.ConfigurationUpdated,
+        configuration.ConfigurationDeleted,
+    ),
+    partitions=3,
+    says="Stored configurations, version by version.",
+)
+RESOURCE = Topic(
+    "trainwright.resource.v1",
+    key="strategy",
+    writers=("scheduler",),
+    events=(quota.StrategyChanged, quota.ReservationChanged, quota.WorkerCordoned),
+    partitions=3,
+    says="What operators decided about resources, and who: quotas, reservations, workers left out.",
+)
 DEAD = Topic(
     "trainwright.dead.v1",
     key="consumer",
@@ -124,7 +169,20 @@ DEAD = Topic(
     says="Records that a consumer could not apply.",
 )
 
-TOPICS: tuple[Topic, ...] = (TASK, QUEUE, COMMAND, ATTEMPT, WORKER, PULSE, METRIC, LOG, RESULT, DEAD)
+TOPICS: tuple[Topic, ...] = (
+    TASK,
+    QUEUE,
+    COMMAND,
+    ATTEMPT,
+    WORKER,
+    PULSE,
+    METRIC,
+    LOG,
+    RESULT,
+    CONFIG,
+    RESOURCE,
+    DEAD,
+)
 
 TOPIC_OF: Mapping[type[Event], Topic] = MappingProxyType({e: t for t in TOPICS for e in t.events})
 EVENT_TYPES: Mapping[str, type[Event]] = MappingProxyType({e.type_name(): e for e in TOPIC_OF})

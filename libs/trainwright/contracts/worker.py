@@ -54,9 +54,17 @@ class WorkerDocument(Contract):
     labels: dict[str, str] = Field(default={}, description="What its operator says of it.")
     draining: bool = Field(False, description="It takes no more attempts.")
     stopped: bool = Field(False, description="Its agent has left.")
+    returns_within: float | None = Field(
+        None, description="Its agent restarts: seconds for which its attempts, which go on, are left alone."
+    )
     adopted: list[AttemptRef] = Field(
         default=[],
         description="Attempts of an earlier incarnation that this one found again and goes on with.",
+    )
+    address: str = Field("", description="Name or address by which other workers reach it; its hostname if empty.")
+    ports: list[int] = Field(
+        default=[],
+        description="First and last port on which members of a gang may meet there; 29400, 29499 if empty.",
     )
     registered_at: Timestamp = Field(description="When this incarnation started.")
 
@@ -85,7 +93,7 @@ class WorkerRegistered(WorkerEvent):
 
 
 class WorkerDraining(WorkerEvent):
-    """An agent takes no more attempts."""
+    """An agent takes no more attempts, or leaves them running and comes back."""
 
 
 class WorkerStopped(WorkerEvent):
@@ -100,9 +108,11 @@ class WorkerView(Contract):
     worker_id: WorkerId
     hostname: str = Field(description="Name of its machine.")
     state: str = Field(description="`alive`, `draining`, `stopped` or `lost`.")
+    reason: str = Field("", description="Why it takes nothing new, if that was decided for it.")
     cpus: float = Field(description="CPU cores offered.")
     memory: int = Field(description="Bytes offered.")
     gpus: list[Gpu] = Field(description="GPUs offered.")
+    labels: dict[str, str] = Field(default={}, description="What its operator says of it.")
     free: Slots
     attempts: list[AttemptRef] = Field(description="Attempts that have a place there.")
     usage: ResourceUsage

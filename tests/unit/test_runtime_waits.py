@@ -1,0 +1,52 @@
+"""What is waited for is said at once, now and then, and when it comes."""
+
+import logging
+
+import pytest
+
+from tests.runtime_kit import FastClock
+from trainwright.contracts.errors import StoreUnavailable
+from trainwright.runtime.waits import SAID_EVERY, Waits
+
+
+async def test_a_missing_part_is_said_now_and_then_until_it_comes(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    clock, tries = FastClock(), 0
+    waits = Waits(clock)
+
+    async def open_it() -> None:
+        nonlocal tries
+        tries += 1
+        if tries < 60:
+            assert waits.now() == [
+                "the store (SETTING): not reached yet" if tries == 1 else "the store (SETTING): no"
+            ]
+            raise StoreUnavailable("no")
+
+    await waits.reach("the store (SETTING)", open_it)
+    assert waits.now() == []
+    said = [record.message for record in caplog.records]
+    assert said[0] == "waiting for the store (SETTING): no"
+    assert said[-1] == "the store (SETTING) is there"
+    assert len(said) - 2 == sum(clock.slept) // SAID_EVERY
+
+
+async def test_another_kind_of_reason_is_said_at_once(caplog: pytest.LogCaptureFixture) -> None:
+    waits = Waits(FastClock())
+    waits.note("Kafka", OSError("refused"))
+    waits.note("Kafka", OSError("refused"))
+    waits.note("Kafka", TimeoutError())
+    assert [record.message for record in caplog.records] == [
+        "waiting for Kafka: refused",
+        "waiting for Kafka: TimeoutError",
+    ]
+
+
+async def test_a_part_that_is_there_is_not_talked_about(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+
+    async def is_there() -> None:
+        return None
+
+    await Waits(FastClock()).reach("Kafka", is_there)
+    assert caplog.records == []

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import random
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -204,6 +205,17 @@ class TestOneByOne:
         assert {row.topic for row in rows} == {"trainwright.dead.v1"}
         assert len({row.id for row in rows}) == 1, "read again after a crash, it has the same identifier"
         assert DeadLettered.model_validate_json(rows[0].value).letter.dead_id == letter.dead_id
+
+    async def test_letters_from_before_their_events_are_kept_are_forgotten_by_the_next_one(
+        self, store: SqliteStore
+    ) -> None:
+        clock = FastClock()
+        inbound = Counting().inbound(store, clock)
+        broken = with_value(b"broken")
+        for offset, days in enumerate((0, 29, 2)):
+            clock.slept.append(days * 86_400)
+            await apply_each([replace(broken, offset=offset)], inbound)
+        assert [letter.offset for letter in await letters(store)] == [1, 2]
 
     async def test_headers_come_back_as_they_were(self, store: SqliteStore) -> None:
         headers = [("ce_id", b"\xff"), ("other", b"\x00\x01"), ("other", b"twice")]

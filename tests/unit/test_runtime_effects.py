@@ -185,3 +185,15 @@ def test_an_announcement_is_new_once_a_minute_and_with_every_version() -> None:
     assert announcement(task_event(1, 2), clock) != first
     clock.slept.append(60)
     assert announcement(task_event(1, 1), clock) != first
+
+
+@pytest.mark.parametrize("turns", range(6))
+async def test_who_is_told_to_end_beside_a_commit_ends(store: SqliteStore, turns: int) -> None:
+    runner = asyncio.create_task(EffectRunner("result", store, {}, SystemClock()).run())
+    await asyncio.sleep(0.1)  # it waits for a commit
+    store._commits.done(added_outbox=False)
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    runner.cancel()
+    _, late = await asyncio.wait({runner}, timeout=5)
+    assert not late, "the cancellation was lost, and it would go on for ever"

@@ -26,7 +26,8 @@ from trainwright.contracts.errors import (
     Unauthorised,
     VersionConflict,
 )
-from trainwright.contracts.task import CreateTask, TaskReady
+from trainwright.contracts.task import TaskReady
+from trainwright.contracts.task_config import CreateTask
 from trainwright.contracts.topics import TASK
 from trainwright.runtime.apply import Inbound, apply_each
 from trainwright.runtime.envelope import Reread
@@ -38,6 +39,7 @@ from trainwright.runtime.relay import Relay
 from trainwright.runtime.run import with_token
 from trainwright.runtime.service import Service
 from trainwright.runtime.settings import RuntimeSettings
+from trainwright.runtime.telemetry.scraping import Scrape
 from trainwright.storage.sqlite import SqliteStore
 
 ERRORS = (
@@ -83,7 +85,8 @@ async def service(tmp_path: Path) -> AsyncIterator[Service]:
 
 def app_of(service: Service, token: str = TOKEN) -> ASGIApp:
     relay = Relay(service.name, service.store, Kafka(RuntimeSettings()), FastClock())
-    return build_app(service, Health(service.name, service.store, relay, []), token=SecretStr(token))
+    health = Health(service.name, service.store, relay, [])
+    return build_app(service, health, Scrape(), token=SecretStr(token))
 
 
 @pytest.fixture

@@ -8,25 +8,38 @@ record's fault: ``StoreUnavailable`` passes through and nothing is skipped.
 import base64
 import hashlib
 import logging
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, Protocol
 
 from pydantic import ValidationError
 
-from trainwright.contracts.base import Event, Newer, Once
+from trainwright import crash
+from trainwright.contracts.base import Event, Newer, Once, iso
 from trainwright.contracts.dead import DeadLetter, DeadLettered
 from trainwright.contracts.errors import StoreUnavailable
 from trainwright.contracts.topics import EVENT_TYPES, PULSE, Topic
 from trainwright.runtime.clock import Clock, derived_id
-from trainwright.runtime.envelope import TRACE, Cause, Envelope, Poison, Record, from_headers
+from trainwright.runtime.envelope import Cause, Envelope, Poison, Record, from_headers
 from trainwright.runtime.outbox import RECORD_LIMIT, Emitted, emit
-from trainwright.storage.document import Collection, DocumentStore, Transaction
+from trainwright.runtime.telemetry.events import event_attributes
+from trainwright.runtime.telemetry.figures import count, observe_all
+from trainwright.runtime.telemetry.names import DEAD_LETTERED, EVENTS, HANDLER_FAILURES, HANDLER_SECONDS, PROCESS
+from trainwright.runtime.telemetry.tracing import TRACE, TRACING, Attributes
+from trainwright.storage.document import Collection, DocumentStore, Range, Transaction
 
 logger = logging.getLogger(__name__)
 
 TRIES = 5
+TRACED_FOR = timedelta(hours=1)
+"""Age of an event from which applying it is no part of its trace: a new or rebuilt service reads years of them."""
 DEAD_LETTERS = Collection("dead_letters", indexes=("time",))
+LETTERS_KEPT = timedelta(days=30)
+"""As long as their events are on the topic; whoever puts a record aside forgets the letters from before."""
+FORGOTTEN_AT_ONCE = 200
 CARRIED = 256 * 1024
 """Characters of a record that a DeadLettered event carries; the store's own document has all of it."""
 
@@ -58,9 +71,11 @@ async def apply(records: Sequence[Record], inbound: Inbound) -> None:
         StoreUnavailable: The store cannot answer; nothing was applied.
         Exception: A record could not be applied; nothing was.
     """
+    done = _Done()
     async with inbound.store.transaction() as tx:
         for record in records:
-            await _apply_one(record, inbound, tx)
+            await _apply_one(record, inbound, tx, done)
+    done.count(inbound)
 
 
 async def apply_each(records: Sequence[Record], inbound: Inbound) -> None:
@@ -81,19 +96,27 @@ def open_record(record: Record) -> tuple[Envelope, Event | None]:
     Raises:
         Poison: The record can never be read.
     """
+    envelope, kind = _kind_of(record)
+    return envelope, None if kind is None else _read(record, kind, envelope)
+
+
+def _kind_of(record: Record) -> tuple[Envelope, type[Event] | None]:
     envelope = from_headers(record.headers)
     kind = EVENT_TYPES.get(envelope.type)
     if kind is None:
         known_otherwise = any(name.rpartition(".")[0] == envelope.type.rpartition(".")[0] for name in EVENT_TYPES)
         if known_otherwise:
             raise Poison(f"{envelope.type}: this major version is not known here")
-        return envelope, None
+    return envelope, kind
+
+
+def _read(record: Record, kind: type[Event], envelope: Envelope) -> Event:
     if record.value is None:
         raise Poison("the record has no value")
     if len(record.value) > RECORD_LIMIT:
         raise Poison(f"the record has {len(record.value)} bytes; {RECORD_LIMIT} are allowed")
     try:
-        return envelope, kind.model_validate_json(record.value)
+        return kind.model_validate_json(record.value)
     except ValidationError as error:
         first = error.errors()[0]
         path = ".".join(map(str, first["loc"]))
@@ -110,14 +133,69 @@ async def is_news(event: Event, tx: Transaction, scope: str) -> bool:
     return True
 
 
-async def _apply_one(record: Record, inbound: Inbound, tx: Transaction) -> None:
-    envelope, event = open_record(record)
-    handler = inbound.handlers.get(type(event)) if event is not None else None
-    if event is None or handler is None or not await is_news(event, tx, inbound.topic.name):
+@dataclass(slots=True)
+class _Done:
+    """What one transaction has done, counted once it is committed."""
+
+    took: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    passed_over: Counter[tuple[str, str]] = field(default_factory=Counter)
+
+    def count(self, inbound: Inbound) -> None:
+        labels = inbound.service, inbound.topic.name
+        for event, times in self.took.items():
+            count(EVENTS, *labels, event, "applied", by=len(times))
+            observe_all(HANDLER_SECONDS, *labels, event, values=times)
+        for (event, outcome), number in self.passed_over.items():
+            count(EVENTS, *labels, event, outcome, by=number)
+
+
+async def _apply_one(record: Record, inbound: Inbound, tx: Transaction, done: _Done) -> None:
+    envelope, kind = _kind_of(record)
+    handler = inbound.handlers.get(kind) if kind is not None else None
+    if kind is None or handler is None:  # what nobody here wants is not even read
+        done.passed_over["other", "foreign"] += 1
         return
-    TRACE.set(envelope.traceparent)
-    emitted = await handler(event, tx=tx, clock=inbound.clock)
-    await emit(tx, emitted, source=inbound.service, cause=envelope.cause, clock=inbound.clock)
+    event = _read(record, kind, envelope)
+    name = kind.__name__
+    if not await is_news(event, tx, inbound.topic.name):
+        done.passed_over[name, "repeat"] += 1
+        return
+    began, span, trace = inbound.clock.monotonic(), None, envelope.traceparent
+    if TRACING.is_on and not _is_history(envelope, inbound.clock):
+        about = partial(_about, envelope, inbound.topic)
+        span = TRACING.begin(PROCESS, inbound.service, f"process {name}", trace, about)
+        trace = span.traceparent
+    TRACE.set(trace)
+    try:
+        emitted = await handler(event, tx=tx, clock=inbound.clock)
+        crash.point("apply.handled")
+        await emit(tx, emitted, source=inbound.service, cause=Cause(envelope.id, trace), clock=inbound.clock)
+    except BaseException as error:
+        if span is not None:
+            span.end(error)
+        raise
+    if span is not None:
+        span.end()
+    done.took[name].append(inbound.clock.monotonic() - began)
+
+
+def _is_history(envelope: Envelope, clock: Clock) -> bool:
+    """Return whether a record is read to learn what once was: its trace was told when it happened."""
+    try:
+        return clock.now() - datetime.fromisoformat(envelope.time) > TRACED_FOR
+    except (ValueError, TypeError):  # others may write times of their own
+        return False
+
+
+def _about(envelope: Envelope, topic: Topic) -> Attributes:
+    return event_attributes(
+        "process",
+        topic.name,
+        id=envelope.id,
+        subject=envelope.subject,
+        version=envelope.version,
+        attempt=envelope.attempt,
+    )
 
 
 async def _try(record: Record, inbound: Inbound) -> tuple[Exception | None, int]:
@@ -129,9 +207,11 @@ async def _try(record: Record, inbound: Inbound) -> tuple[Exception | None, int]
         except StoreUnavailable:
             raise
         except Poison as error:
+            count(HANDLER_FAILURES, inbound.service, inbound.topic.name)
             return error, number
         except Exception as error:
             last = error
+            count(HANDLER_FAILURES, inbound.service, inbound.topic.name)
             logger.warning("try %d of %s@%d failed", number, record.topic, record.offset, exc_info=True)
             if number < TRIES:
                 await inbound.clock.sleep(0.02 * 2**number)
@@ -141,14 +221,19 @@ async def _try(record: Record, inbound: Inbound) -> tuple[Exception | None, int]
 async def _bury(record: Record, inbound: Inbound, error: Exception, tries: int) -> None:
     where = f"{record.topic}/{record.partition}@{record.offset}"
     logger.error("%s: record %s put aside: %s", inbound.service, where, error)
+    count(DEAD_LETTERED, inbound.service, inbound.topic.name)
     if inbound.topic is PULSE:  # superseded kinds: the next one says it again
         return
     letter = dead_letter(record, inbound, error, tries)
     cause = Cause(derived_id(inbound.service, where))
     async with inbound.store.transaction() as tx:
         await tx.put(DEAD_LETTERS.name, letter.dead_id, letter.model_dump(mode="json"))
+        old = {"time": Range(lt=iso(letter.time - LETTERS_KEPT))}
+        for found in (await tx.find(DEAD_LETTERS.name, old, sort="time", limit=FORGOTTEN_AT_ONCE)).items:
+            await tx.delete(DEAD_LETTERS.name, found["dead_id"])
         events = [DeadLettered(letter=carried(letter))]
         await emit(tx, events, source=inbound.service, cause=cause, clock=inbound.clock)
+    crash.point("apply.buried")
 
 
 def dead_letter(record: Record, inbound: Inbound, error: Exception, tries: int) -> DeadLetter:

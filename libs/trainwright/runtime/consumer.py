@@ -11,11 +11,14 @@ from collections.abc import Coroutine, Mapping, Sequence
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 
+from trainwright import crash
 from trainwright.contracts.errors import StoreUnavailable
 from trainwright.runtime.apply import Inbound, apply, apply_each
 from trainwright.runtime.clock import Backoff, Clock
 from trainwright.runtime.envelope import Record, Reread
 from trainwright.runtime.kafka import UNREACHABLE, Kafka
+from trainwright.runtime.telemetry.figures import count
+from trainwright.runtime.telemetry.names import DEAD_LETTERED, HANDLER_FAILURES
 
 logger = logging.getLogger(__name__)
 
@@ -39,16 +42,23 @@ class ConsumerLoop:
         self._kafka = kafka
         self._clock = inbound.clock
         self.name = f"{inbound.service}<-{inbound.topic.name}"
+        self.topic = inbound.topic.name
+        self._consumer: AIOKafkaConsumer | None = None
+        self._applying = 0
         self._careful = False
         self.connected = False
         self.store_ok = True
+        for metric in (DEAD_LETTERED, HANDLER_FAILURES):
+            count(metric, inbound.service, self.topic, by=0)
 
     async def run(self) -> None:
         """Consume until cancelled, over every loss of Kafka or the store."""
+        self.connected, self.store_ok = False, True
         backoff = Backoff(self._clock)
         while True:
             try:
                 async with self._kafka.consumer(self._inbound.service, self._inbound.topic) as consumer:
+                    self._consumer = consumer
                     await self._consume(consumer, backoff)
             except UNREACHABLE as error:
                 logger.warning("%s: reconnects: %r", self.name, error)
@@ -57,22 +67,59 @@ class ConsumerLoop:
                 self._careful = True
             except Exception:
                 logger.exception("%s: the client broke; it is built anew", self.name)
-            self.connected = False
+            self.connected, self._consumer = False, None
             await backoff.wait()
 
+    async def lag(self) -> int | None:
+        """Return how many records are on the log but not applied, by the last fetch; None before there was one."""
+        consumer, behind = self._consumer, None
+        if consumer is None:
+            return None
+        try:
+            for partition in consumer.assignment():
+                end = consumer.highwater(partition)
+                if end is not None:
+                    behind = (behind or 0) + max(0, end - await consumer.position(partition))
+        except KafkaError:  # it has just been taken away
+            return None
+        return None if behind is None else behind + self._applying
+
     async def _consume(self, consumer: AIOKafkaConsumer, backoff: Backoff) -> None:
-        answers = _Answers(consumer, self._clock)
+        answers, assigned = Answers(consumer, self._clock), self._clock.monotonic()
         while True:
             silent = answers.silent_for()
             self.connected = silent < AWAY_AFTER
             if silent > STUCK_AFTER:
                 raise KafkaError(f"no answer to a fetch for {STUCK_AFTER:.0f} s")
+            if consumer.assignment():
+                assigned = self._clock.monotonic()
+            elif self._clock.monotonic() - assigned > AWAY_AFTER:
+                self._ask_for_partitions(consumer)
+                assigned = self._clock.monotonic()
             polled = await self._poll(consumer)
             if polled:
-                applied = await self._apply([record for batch in polled.values() for record in batch])
+                records = [record for batch in polled.values() for record in batch]
+                self._applying = len(records)
+                crash.point("consumer.polled")
+                applied = await self._apply(records)
+                crash.point("consumer.applied")
+                self._applying = 0
                 await self._commit(consumer, polled, applied)
+                crash.point("consumer.committed")
                 answers.note()
                 backoff.reset()
+
+    def _ask_for_partitions(self, consumer: AIOKafkaConsumer) -> None:
+        """Get out of having nothing to read, which is right only for one of several members.
+
+        A topic that is lost with its log leaves both behind: a client that looks for it again after five minutes,
+        and a group that gives a static member, whenever it comes back, the nothing that it was given last.
+        """
+        if not consumer.partitions_for_topic(self.topic):
+            raise KafkaError("the topic is not there")
+        if self._kafka.static_members:
+            logger.warning("%s: was given nothing to read; joins its group again", self.name)
+            consumer.subscribe([self.topic])
 
     async def _poll(self, consumer: AIOKafkaConsumer) -> Polled:
         if not self._careful:
@@ -149,7 +196,7 @@ async def _to_its_end(commit: Coroutine[None, None, None]) -> None:
         raise
 
 
-class _Answers:
+class Answers:
     """When a consumer's broker answered last, as aiokafka notes it with every fetch."""
 
     def __init__(self, consumer: AIOKafkaConsumer, clock: Clock) -> None:

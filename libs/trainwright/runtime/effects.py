@@ -7,11 +7,15 @@ from typing import Any, Protocol
 
 import orjson
 
+from trainwright import crash
 from trainwright.contracts.base import Event
 from trainwright.contracts.errors import StoreUnavailable
 from trainwright.runtime.clock import Backoff, Clock, derived_id
 from trainwright.runtime.envelope import Cause
 from trainwright.runtime.outbox import emit
+from trainwright.runtime.telemetry.figures import count, observe
+from trainwright.runtime.telemetry.names import EFFECT, EFFECT_SECONDS, EFFECTS
+from trainwright.runtime.telemetry.tracing import TRACE, TRACING
 from trainwright.storage.document import DocumentStore, OutboxRow, Transaction
 
 logger = logging.getLogger(__name__)
@@ -59,29 +63,42 @@ class EffectRunner:
                 continue
             if not rows:
                 try:
-                    await asyncio.wait_for(committed, IDLE)
+                    async with asyncio.timeout(IDLE):  # wait_for loses a cancellation beside a commit
+                        await committed
                 except TimeoutError:
                     continue
 
     async def _run_one(self, row: OutboxRow) -> None:
+        parent, began = dict(row.headers).get("traceparent"), self._clock.monotonic()
+        about = {"trainwright.effect": row.topic}
         try:
-            outcome = await self._effects[row.topic](orjson.loads(row.value))
-            await self._finish(row, outcome)
+            with TRACING.begin(EFFECT, self._service, f"effect {row.topic}", parent, lambda: about) as span:
+                TRACE.set(span.traceparent)
+                outcome = await self._effects[row.topic](orjson.loads(row.value))
+                crash.point("effect.done")
+                await self._finish(row, outcome, span.traceparent)
+            self._count(row, "done", began)
         except StoreUnavailable:
             raise
         except Exception:
             logger.warning("%s: effect %s failed", self._service, row.id, exc_info=True)
+            self._count(row, "failed" if row.tries + 1 < TRIES else "given_up", began)
             if row.tries + 1 >= TRIES:
                 logger.error("%s: effect %s given up after %d tries", self._service, row.id, TRIES)
-                await self._finish(row, None)
+                await self._finish(row, None, parent)
                 return
             await self._store.note_try(row.seq)
             await self._clock.sleep(0.2 * 2**row.tries)
 
-    async def _finish(self, row: OutboxRow, outcome: Outcome | None) -> None:
+    def _count(self, row: OutboxRow, outcome: str, began: float) -> None:
+        count(EFFECTS, self._service, row.topic, outcome)
+        observe(EFFECT_SECONDS, self._service, row.topic, value=self._clock.monotonic() - began)
+
+    async def _finish(self, row: OutboxRow, outcome: Outcome | None, traceparent: str | None) -> None:
         async with self._store.transaction() as tx:
             if outcome is not None:
                 events = await outcome(tx=tx, clock=self._clock)
-                cause = Cause(derived_id(self._service, row.id), dict(row.headers).get("traceparent"))
+                cause = Cause(derived_id(self._service, row.id), traceparent)
                 await emit(tx, events, source=self._service, cause=cause, clock=self._clock)
             await tx.mark_sent([row.seq], self._clock.now())
+        crash.point("effect.marked")

@@ -1,16 +1,12 @@
 """CloudEvents 1.0 in binary mode: envelope in the record's headers, data alone in its value."""
 
-import uuid
 from collections.abc import Sequence
-from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
 from trainwright.contracts.base import Event, iso
-
-TRACE: ContextVar[str | None] = ContextVar("traceparent", default=None)
-"""The trace of the record that is being applied, for handlers whose answer follows later than their return."""
+from trainwright.runtime.telemetry.tracing import new_traceparent
 
 
 class Poison(Exception):
@@ -73,13 +69,8 @@ class Envelope:
         return Cause(self.id, self.traceparent)
 
 
-def new_traceparent() -> str:
-    """Return the root of a new trace (W3C Trace Context)."""
-    return f"00-{uuid.uuid4().hex}-{uuid.uuid4().hex[:16]}-01"
-
-
 def wrap(event: Event, *, id: str, source: str, time: datetime, traceparent: str | None) -> Envelope:
-    """Return an event's envelope."""
+    """Return an event's envelope; without a cause it begins a trace of its own, which is not recorded."""
     return Envelope(
         id=id,
         type=event.type_name(),
@@ -88,7 +79,7 @@ def wrap(event: Event, *, id: str, source: str, time: datetime, traceparent: str
         time=iso(time),
         version=event.aggregate_version,
         attempt=event.attempt_number,
-        traceparent=traceparent or new_traceparent(),
+        traceparent=traceparent or new_traceparent(sampled=False),
     )
 
 

@@ -9,15 +9,19 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from fastapi.telemetry import TelemetryConfig
 from pydantic import SecretStr
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from trainwright.contracts.errors import FieldError, InvalidInput, Problem, TrainwrightError, Unauthorised
 from trainwright.runtime.dead import dead_routes
-from trainwright.runtime.envelope import Cause, new_traceparent
+from trainwright.runtime.envelope import Cause
 from trainwright.runtime.health import Health
 from trainwright.runtime.service import Service
+from trainwright.runtime.telemetry.edge import Observed, says_route
+from trainwright.runtime.telemetry.scraping import Scrape
+from trainwright.runtime.telemetry.tracing import TRACE, new_traceparent
 
 logger = logging.getLogger(__name__)
 
@@ -32,23 +36,32 @@ class Caller:
 
     def __init__(self, request: Request) -> None:
         self.actor = request.headers.get(ACTOR_HEADER, "unknown")
-        traceparent = request.headers.get("traceparent") or new_traceparent()
-        self.cause = Cause(str(uuid.uuid4()), traceparent)
+        self.cause = Cause(str(uuid.uuid4()), TRACE.get() or new_traceparent())
 
 
 Calling = Annotated[Caller, Depends(Caller)]
 
 
-def build_app(service: Service, health: Health, *, token: SecretStr) -> ASGIApp:
-    """Return a service's app: its routes under the API's prefix, health at the root."""
-    app = FastAPI(title=f"Trainwright {service.name}", docs_url=None, redoc_url=None)
-    install_problems(app)
-    app.include_router(health_routes(health))
+def build_app(service: Service, health: Health, scrape: Scrape, *, token: SecretStr) -> ASGIApp:
+    """Return a service's app: its routes under the API's prefix, health and figures at the root."""
+    app = bare_app(service.name, health)
     if service.router is not None:
         app.include_router(service.router, prefix=PREFIX)
     app.include_router(dead_routes(service), prefix=PREFIX)
-    edge = service.edge(app) if service.edge is not None else app
-    return edge if service.edge is not None else internal_only(edge, token)
+    inner = says_route(app, PREFIX)
+    edge = service.edge(inner) if service.edge is not None else internal_only(inner, token)
+    # Only behind the token does a request's trace come from us.
+    return Observed(edge, service.name, scrape, continues=service.edge is None)
+
+
+def bare_app(name: str, health: Health) -> FastAPI:
+    """Return an app that answers health, and every error as a problem."""
+    # Requests are watched before they come here (telemetry/edge.py): twice would be two spans for one.
+    watches: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False}
+    app = FastAPI(title=f"Trainwright {name}", docs_url=None, redoc_url=None, telemetry=watches)
+    install_problems(app)
+    app.include_router(health_routes(health))
+    return app
 
 
 def health_routes(health: Health) -> APIRouter:
@@ -130,7 +143,7 @@ async def _on_validation(request: Request, error: RequestValidationError) -> Res
 
 def field_error(detail: Any) -> FieldError:
     """Return one of pydantic's errors as ours: the path without where it came from, the value in short."""
-    loc = [str(part) for part in detail["loc"]]
+    loc = [str(part) for part in detail["loc"] if part != "[key]"]
     if loc and loc[0] in ("body", "query", "path", "header"):
         loc = loc[1:]
     if detail["type"] == "json_invalid":

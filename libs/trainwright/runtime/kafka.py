@@ -24,6 +24,8 @@ FETCHER_WAIT_MS = 4700
 When both end in the same turn of the loop, the fetcher sees the fetch still in flight, sends no new one and waits
 once more: with 1000 for both, 3 of 100 events that were a second or two apart came up to a second late.
 """
+READER_WAIT_MS = 50
+"""The same for a reader of many partitions, which is there only while somebody listens."""
 STOP_TIMEOUT = 5.0
 """Seconds that a client may take to stop: with the broker paused it would take 40."""
 
@@ -36,6 +38,13 @@ async def stop_bounded(client: AIOKafkaProducer | AIOKafkaConsumer) -> None:
     """Stop a client; tear it down when it does not stop in time."""
     try:
         await asyncio.wait_for(client.stop(), STOP_TIMEOUT)
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        # A fetcher that backs off is cancelled by stop(), which passes that on (seen after a SIGSTOP of 90 s):
+        # nobody asked this task to end, and what runs in it would be gone for good without a word.
+        await _tear_down(client)
     except UNREACHABLE as error:
         logger.warning("%s did not stop cleanly: %r", type(client).__name__, error)
         await _tear_down(client)
@@ -58,7 +67,7 @@ async def _tear_down(client: AIOKafkaProducer | AIOKafkaConsumer) -> None:
         await asyncio.wait_for(connections.close(), 1)
 
 
-def topic_configs(topic: Topic) -> dict[str, str]:
+def topic_configs(topic: Topic, replication: int = 1) -> dict[str, str]:
     """Return a topic's settings on the broker."""
     configs = {
         "retention.ms": str(topic.retention_ms),
@@ -66,6 +75,9 @@ def topic_configs(topic: Topic) -> dict[str, str]:
         # By the broker's clock: one that is an hour ahead refuses records, one behind would delete them early.
         "message.timestamp.type": "LogAppendTime",
     }
+    if replication > 2:
+        # By default "all" replicas that are in sync may be one, and what it acknowledged is gone with it.
+        configs["min.insync.replicas"] = "2"
     if topic.retention_ms > 0:
         # Only closed segments are deleted, and by default one closes after a week or at 1 GiB.
         configs["segment.ms"] = str(max(topic.retention_ms // 4, 60_000))
@@ -79,6 +91,7 @@ class Kafka:
 
     def __init__(self, settings: RuntimeSettings) -> None:
         self.bootstrap = settings.kafka
+        self.static_members = settings.static_members
         self._settings = settings
 
     @asynccontextmanager
@@ -108,7 +121,7 @@ class Kafka:
             topic.name,
             bootstrap_servers=self.bootstrap,
             group_id=group,
-            group_instance_id=f"{service}-{short}-0" if self._settings.static_members else None,
+            group_instance_id=f"{service}-{short}-0" if self.static_members else None,
             enable_auto_commit=False,
             auto_offset_reset="earliest",
             fetch_max_wait_ms=FETCH_WAIT_MS if self.partitions(topic) == 1 else 100,
@@ -116,6 +129,29 @@ class Kafka:
             fetch_max_bytes=8 * 1024 * 1024,
             heartbeat_interval_ms=3000,
             session_timeout_ms=10_000,
+            request_timeout_ms=REQUEST_TIMEOUT_MS,
+        )
+        try:
+            await consumer.start()
+            yield consumer
+        finally:
+            await stop_bounded(consumer)
+
+    @asynccontextmanager
+    async def reader(self) -> AsyncIterator[AIOKafkaConsumer]:
+        """Run a consumer without a group that is assigned what to read, many partitions at once, and seeks.
+
+        A position that the log does not have raises ``OffsetOutOfRangeError``: nothing is passed over in silence.
+        """
+        consumer = AIOKafkaConsumer(
+            bootstrap_servers=self.bootstrap,
+            enable_auto_commit=False,
+            auto_offset_reset="none",
+            # A partition that was just drained is not in the fetch that is under way, and waits it out.
+            fetch_max_wait_ms=READER_WAIT_MS,
+            consumer_timeout_ms=3 * READER_WAIT_MS + 20,
+            fetch_max_bytes=4 * 1024 * 1024,
+            max_partition_fetch_bytes=256 * 1024,
             request_timeout_ms=REQUEST_TIMEOUT_MS,
         )
         try:
@@ -160,9 +196,9 @@ class Kafka:
                 self._check(found["topic"], len(found["partitions"]))
 
     def _new(self, topic: Topic) -> NewTopic:
-        return NewTopic(
-            topic.name, self.partitions(topic), self._settings.replication, topic_configs=topic_configs(topic)
-        )
+        replication = self._settings.replication
+        configs = topic_configs(topic, replication)
+        return NewTopic(topic.name, self.partitions(topic), replication, topic_configs=configs)
 
     def _check(self, name: str, partitions: int) -> None:
         wanted = next(self.partitions(topic) for topic in TOPICS if topic.name == name)

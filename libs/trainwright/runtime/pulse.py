@@ -14,6 +14,8 @@ from trainwright.runtime.kafka import UNREACHABLE, Kafka
 logger = logging.getLogger(__name__)
 
 SEND_TIMEOUT = 3.0
+LONGEST_WAIT = 1.0
+"""Seconds between tries at most: leases hang on pulses, and they run from the moment that Kafka is back."""
 
 
 class PulseSender:
@@ -33,7 +35,7 @@ class PulseSender:
 
     async def run(self) -> None:
         """Send until cancelled, over every loss of Kafka."""
-        backoff = Backoff(self._clock)
+        backoff = Backoff(self._clock, most=LONGEST_WAIT)
         while True:
             try:
                 async with self._kafka.producer(durable=False) as producer:
@@ -42,7 +44,8 @@ class PulseSender:
                         self._wake.clear()
                         waiting, self._waiting = self._waiting, {}
                         sends = [self._send(producer, event) for event in waiting.values()]
-                        await asyncio.wait_for(asyncio.gather(*sends), SEND_TIMEOUT)
+                        async with asyncio.timeout(SEND_TIMEOUT):
+                            await asyncio.gather(*sends)
                         backoff.reset()
             except UNREACHABLE as error:
                 logger.warning("%s: pulses wait: %r", self._service, error)

@@ -8,14 +8,17 @@ import asyncio
 import logging
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.structs import RecordMetadata
 
+from trainwright import crash
 from trainwright.contracts.errors import StoreUnavailable
 from trainwright.runtime.clock import Backoff, Clock
 from trainwright.runtime.kafka import UNREACHABLE, Kafka
+from trainwright.runtime.telemetry.publishing import Publishing
 from trainwright.storage.document import DocumentStore, LogPosition, OutboxRow
 
 logger = logging.getLogger(__name__)
@@ -47,6 +50,7 @@ class Relay:
         self._store = store
         self._kafka = kafka
         self._clock = clock
+        self._publishing = Publishing(service, clock)
         self._position = LogPosition()
         self.connected = False
 
@@ -77,13 +81,20 @@ class Relay:
         """
         sent = 0
         while rows := await self._store.outbox_pending("event", BATCH):
-            acks = await asyncio.wait_for(_send(producer, rows), ACK_TIMEOUT)
+            crash.point("relay.read")
+            sends = [self._publishing.begin(row.topic, row.headers) for row in rows]
+            sent_rows = [replace(row, headers=send.headers) for row, send in zip(rows, sends, strict=True)]
+            async with asyncio.timeout(ACK_TIMEOUT):  # wait_for loses a cancellation beside an answer
+                acks = await _send(producer, sent_rows)
+            crash.point("relay.acknowledged")
+            self._publishing.end(sends)
             if _went_back(self._position, acks):
                 await self._send_again("records are numbered from before the last ones")
             self._position = _after(self._position, acks)
             async with self._store.transaction() as tx:
                 await tx.mark_sent([row.seq for row in rows], self._clock.now())
                 await tx.set_log_position(self._position)
+            crash.point("relay.marked")
             sent += len(rows)
         return sent
 
@@ -100,7 +111,8 @@ class Relay:
                 await self._store.outbox_sweep(self._clock.now() - KEEP)
                 swept = now
             try:
-                await asyncio.wait_for(self._store.outbox_added(), IDLE)
+                async with asyncio.timeout(IDLE):
+                    await self._store.outbox_added()
             except TimeoutError:
                 continue
         watch.result()
@@ -148,6 +160,7 @@ async def _send(producer: AIOKafkaProducer, rows: Sequence[OutboxRow]) -> list[R
         )
         for row in rows
     ]
+    crash.point("relay.sending")
     return list(await asyncio.gather(*acks))
 
 

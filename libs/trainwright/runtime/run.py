@@ -1,43 +1,31 @@
 """Run services: one, or all of them in one process, from the same builders."""
 
 import asyncio
-import contextlib
 import logging
 import os
 import secrets
 import signal
 import sys
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 
-import uvicorn
 from pydantic import SecretStr
 
-from trainwright.contracts.errors import StoreUnavailable
-from trainwright.runtime.apply import Inbound
-from trainwright.runtime.clock import Backoff, Clock
-from trainwright.runtime.consumer import ConsumerLoop
-from trainwright.runtime.effects import EffectRunner
-from trainwright.runtime.health import Health
-from trainwright.runtime.http import build_app
-from trainwright.runtime.kafka import UNREACHABLE, Kafka
-from trainwright.runtime.relay import Relay
-from trainwright.runtime.service import Builder, Loop, Runtime, Service
+from trainwright.runtime import engines
+from trainwright.runtime.member import Member
+from trainwright.runtime.server import Server
+from trainwright.runtime.service import Builder, Runtime
 from trainwright.runtime.settings import RuntimeSettings
+from trainwright.runtime.telemetry.tracing import TRACING
+from trainwright.runtime.waits import Waits
 
 logger = logging.getLogger(__name__)
 
 STOP_TIMEOUT = 8.0
+LAST_SPANS = 1.0
+"""Seconds that the last spans may take to leave."""
 
 
 Job = Coroutine[None, None, None]
-
-
-class _Server(uvicorn.Server):
-    """Uvicorn without signal handlers: the process has one way to stop, and it is ours."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
 
 
 def main(builders: Sequence[Builder], *, listening: str) -> None:
@@ -46,10 +34,7 @@ def main(builders: Sequence[Builder], *, listening: str) -> None:
         stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # what matters it raises; the rest is every retry
-    try:
-        asyncio.run(run(builders, with_token(RuntimeSettings()), listening=listening))
-    except StoreUnavailable as error:
-        sys.exit(f"trainwright: {error.detail}")
+    asyncio.run(run(builders, with_token(RuntimeSettings()), listening=listening))
 
 
 def with_token(settings: RuntimeSettings) -> RuntimeSettings:
@@ -65,14 +50,15 @@ async def run(builders: Sequence[Builder], settings: RuntimeSettings, *, listeni
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    TRACING.start(settings.otlp_endpoint)
     runtime = Runtime(settings)
     services = [build(runtime) for build in builders]
-    for service in services:
-        await service.store.open()
-    topics_ready = asyncio.Event()
-    jobs = [_create_topics(runtime.kafka, runtime.clock, topics_ready)]
-    for service in services:
-        jobs += _bring_up(service, runtime, topics_ready)
+    topics_ready, waits = asyncio.Event(), Waits(runtime.clock)
+    members = [Member(service, runtime, waits, topics_ready) for service in services]
+    jobs = [_reach(engines.kafka_in_words(settings), runtime.kafka.ensure_topics, waits, topics_ready)]
+    jobs += [member.run() for member in members]
+    if (blobs := runtime.blob_store) is not None:
+        jobs.append(_reach(engines.blobs_in_words(settings), blobs.check, waits, asyncio.Event()))
     tasks = [asyncio.create_task(job) for job in jobs]
     server = _server(runtime, listening)
     serving = asyncio.create_task(server.serve())
@@ -84,6 +70,7 @@ async def run(builders: Sequence[Builder], settings: RuntimeSettings, *, listeni
         await _wind_down([*tasks, stopping], serving)
         for service in services:
             await service.store.close()
+        await asyncio.to_thread(TRACING.stop, LAST_SPANS)
     _raise_first([*tasks, serving])
 
 
@@ -91,61 +78,14 @@ async def _set(event: asyncio.Event) -> None:
     await event.wait()
 
 
-def _bring_up(service: Service, runtime: Runtime, topics_ready: asyncio.Event) -> list[Job]:
-    kafka, clock = runtime.kafka, runtime.clock
-    relay = Relay(service.name, service.store, kafka, clock)
-    consumers = [
-        ConsumerLoop(Inbound(service.name, topic, handlers, service.store, clock), kafka)
-        for topic, handlers in service.reactions.items()
-    ]
-    health = Health(service.name, service.store, relay, consumers)
-    runtime.apps[service.name] = build_app(service, health, token=runtime.settings.internal_token)
-    jobs = [_after(topics_ready, run) for run in (relay.run, *(loop.run for loop in consumers))]
-    jobs += [_repeat(loop, service.name, clock) for loop in service.loops]
-    jobs += [task() for task in service.tasks]
-    if service.effects:
-        jobs.append(EffectRunner(service.name, service.store, service.effects, clock).run())
-    return jobs
-
-
-async def _create_topics(kafka: Kafka, clock: Clock, ready: asyncio.Event) -> None:
-    backoff = Backoff(clock, most=0.5)
-    while not ready.is_set():
-        try:
-            await kafka.ensure_topics()
-            ready.set()
-        except UNREACHABLE as error:
-            logger.info("waiting for Kafka at %s: %r", kafka.bootstrap, error)
-            await backoff.wait()
+async def _reach(part: str, try_it: Callable[[], Job], waits: Waits, ready: asyncio.Event) -> None:
+    await waits.reach(part, try_it)
+    ready.set()
     await asyncio.Event().wait()
 
 
-async def _after(ready: asyncio.Event, run: Callable[[], Job]) -> None:
-    await ready.wait()
-    await run()
-
-
-async def _repeat(loop: Loop, service: str, clock: Clock) -> None:
-    while True:
-        try:
-            await loop.run()
-        except Exception:
-            logger.exception("%s: %s failed; it is tried again", service, loop.name)
-        await clock.sleep(loop.every)
-
-
-def _server(runtime: Runtime, listening: str) -> _Server:
-    config = uvicorn.Config(
-        runtime.apps[listening],
-        host=runtime.settings.host,
-        port=runtime.settings.port,
-        log_level="warning",
-        access_log=False,
-        lifespan="off",
-        ws_per_message_deflate=False,  # its windows cost more memory per stream than the short lines save
-        timeout_graceful_shutdown=2,
-    )
-    return _Server(config)
+def _server(runtime: Runtime, listening: str) -> Server:
+    return Server(runtime.apps[listening], runtime.settings.host, runtime.settings.port)
 
 
 async def _wind_down(tasks: Sequence[asyncio.Task[None]], serving: asyncio.Task[None]) -> None:

@@ -5,6 +5,7 @@
 
 import asyncio
 import hashlib
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from pathlib import Path
 
@@ -164,3 +165,52 @@ class BlobStoreContract:
             assert len(chunk) == CHUNK
             break
         assert len(await blobs.read_bytes(stored.sha256)) == 3 * CHUNK
+
+    async def test_an_area_is_a_store_of_its_own(self, blobs: BlobStore) -> None:
+        stored = await blobs.write_bytes(b"shared")
+        first, second = blobs.area("checkpoints/task-1"), blobs.area("checkpoints/task-2")
+        assert await first.size(stored.sha256) is None
+        for area in (first, second):
+            assert await area.write_bytes(b"shared") == stored
+        assert await first.delete(stored.sha256)
+        assert not await first.delete(stored.sha256), "a second time there is nothing to delete"
+        assert await first.size(stored.sha256) is None
+        for other in (second, blobs):
+            assert await other.read_bytes(stored.sha256) == b"shared"
+
+    async def test_what_was_written_again_is_not_deleted_for_being_old(self, blobs: BlobStore) -> None:
+        area = blobs.area("checkpoints/task-1")
+        stored = await area.write_bytes(b"again")
+        (listed,) = [one async for one in area.stored()]
+        assert not await area.delete(stored.sha256, unless_after=listed.modified - 1)
+        assert await area.read_bytes(stored.sha256) == b"again"
+        assert await area.delete(stored.sha256, unless_after=listed.modified)
+        assert not await area.delete(stored.sha256, unless_after=listed.modified)
+
+    async def test_a_listing_shows_an_areas_own_blobs(self, blobs: BlobStore) -> None:
+        await blobs.write_bytes(b"elsewhere")
+        area = blobs.area("checkpoints/task-1")
+        assert [one async for one in area.stored()] == []
+        stored = [await area.write_bytes(content) for content in (b"a", b"bc")]
+        found = {one.sha256: one async for one in area.stored()}
+        assert {one.sha256: one.size for one in stored} == {name: one.size for name, one in found.items()}
+        assert all(abs(one.modified - time.time()) < 60 for one in found.values())
+
+    async def test_areas_are_found_by_the_one_above(self, blobs: BlobStore) -> None:
+        assert [name async for name in blobs.areas("checkpoints")] == []
+        for number in (2, 1):
+            await blobs.area(f"checkpoints/task-{number}").write_bytes(b"x")
+        assert sorted([name async for name in blobs.areas("checkpoints")]) == [
+            "checkpoints/task-1",
+            "checkpoints/task-2",
+        ]
+
+    async def test_the_check_leaves_nothing_and_may_be_done_again(self, blobs: BlobStore) -> None:
+        await asyncio.gather(blobs.check(), blobs.check(), blobs.area("checkpoints/task-1").check())
+        for area in (blobs, blobs.area("probe"), blobs.area("checkpoints/task-1")):
+            assert [one async for one in area.stored()] == []
+
+    @pytest.mark.parametrize("name", ["", "..", "a/../b", "/a", "a/", ".hidden", "a//b", "a\n"])
+    def test_an_area_cannot_lie_elsewhere(self, blobs: BlobStore, name: str) -> None:
+        with pytest.raises(ValueError, match="area"):
+            blobs.area(name)

@@ -1,4 +1,5 @@
-"""What every engine of the document port must do. An engine inherits the class and gives its ``store`` fixture.
+"""What every engine of the document port must do. An engine inherits the class and gives its ``store`` fixture,
+and ``other``: the same place, as another process has it open.
 
 Not here: what only one engine can suffer (its process killed, its disk full); that is beside the engine.
 """
@@ -8,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.contract.lease_store import Leases
 from tests.contract.outbox_store import Outbox, Remembering, Repeats, row
 from trainwright.contracts.errors import InvalidInput, VersionConflict
 from trainwright.storage.document import Collection, DocumentStore, Has, In, LogPosition, Range, Where
@@ -51,7 +53,13 @@ class Documents:
     """Documents come back as they were written; a version that is not expected is not overwritten."""
 
     async def test_a_document_comes_back_as_it_was_written(self, store: DocumentStore) -> None:
-        document = {"text": 'ü "quoted" \\ \n\x00 日本', "n": 1.5, "no": None, "deep": {"list": [1, {"a": True}]}}
+        document = {
+            "text": 'ü "quoted" \\ \n\x00 日本',
+            "n": 1.5,
+            "no": None,
+            "deep": {"list": [1, {"a": True}, {"\\u": 2}]},
+            "seeds": [2**64 - 1, 2**63, 2**63 - 1, -(2**63)],
+        }
         await put(store, "a", document)
         assert await store.get("things", "a") == document
         assert await store.get("things", "b") is None
@@ -311,5 +319,5 @@ class Transactions:
             await asyncio.wait_for(store.outbox_added(), 0.05)
 
 
-class DocumentStoreContract(Documents, Finding, Transactions, Outbox, Repeats, Remembering):
+class DocumentStoreContract(Documents, Finding, Transactions, Outbox, Repeats, Remembering, Leases):
     """The whole port."""

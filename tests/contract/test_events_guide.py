@@ -25,6 +25,7 @@ def test_the_table_of_topics_is_asyncapis() -> None:
         assert size == ("" if cap == -1 else f"{cap // 2**30} GiB")
 
 
-def test_the_example_is_the_one_that_runs() -> None:
-    (shown,) = re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL)
-    assert shown == (ROOT / "examples" / "subscribe.py").read_text()
+def test_the_examples_are_those_that_run() -> None:
+    subscribe, _, receive = re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL)
+    assert subscribe == (ROOT / "examples" / "subscribe.py").read_text()
+    assert receive == (ROOT / "examples" / "receive_webhooks.py").read_text()

@@ -23,7 +23,9 @@ every_operation = pytest.mark.parametrize("name", OPERATIONS)
 
 PROMISED = """
     POST /tasks|GET /tasks|GET /tasks/{task_id}|POST /tasks/{task_id}/start|POST /tasks/{task_id}/cancel
-    GET /tasks/{task_id}/history|GET /tasks/{task_id}/metrics|GET /tasks/{task_id}/logs|GET /tasks/{task_id}/report
+    POST /tasks/{task_id}/pause|POST /tasks/{task_id}/resume|GET /tasks/{task_id}/attempts
+    GET /tasks/{task_id}/checkpoints|GET /tasks/{task_id}/history|GET /tasks/{task_id}/metrics
+    GET /tasks/{task_id}/logs|GET /tasks/{task_id}/report
     POST /files|GET /models|GET /workers|GET /dead
 """
 

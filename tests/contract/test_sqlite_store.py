@@ -27,6 +27,14 @@ async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
     await made.close()
 
 
+@pytest.fixture
+async def other(store: SqliteStore, tmp_path: Path) -> AsyncIterator[SqliteStore]:
+    made = SqliteStore(tmp_path / "deep" / "things.db", COLLECTIONS)
+    await made.open()
+    yield made
+    await made.close()
+
+
 class TestSqliteStore(DocumentStoreContract):
     """SQLite keeps the contract."""
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import fcntl
 import hashlib
 import os
 import secrets
@@ -9,10 +10,11 @@ import tempfile
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Self
 
+from trainwright import crash
 from trainwright.contracts.errors import Damaged, NotFound, StoreUnavailable, TooLarge
-from trainwright.storage.blob import CHUNK, Blob
+from trainwright.storage.blob import CHUNK, Blob, Stored, area_path
 
 LEFT_BEHIND = 24 * 3600.0
 """Seconds after which what a killed writer left aside is removed."""
@@ -24,6 +26,14 @@ class DirectoryBlobs:
     def __init__(self, root: Path) -> None:
         self._root = root
         self._swept = False
+
+    def area(self, name: str) -> Self:
+        return type(self)(self._folder_of(name))
+
+    async def check(self) -> None:
+        probe = await self.area("probe").write_bytes(secrets.token_bytes(16))
+        await self.area("probe").read_bytes(probe.sha256)
+        await self.area("probe").delete(probe.sha256)
 
     async def write(self, chunks: AsyncIterator[bytes], *, limit: int | None = None) -> Blob:
         digest, size = hashlib.sha256(), 0
@@ -38,8 +48,11 @@ class DirectoryBlobs:
                 with self._answering():
                     await asyncio.to_thread(aside.write, chunk)
             with self._answering():
+                crash.point("directory.aside")
                 await asyncio.to_thread(_flush, aside)
+                crash.point("directory.flushed")
                 await asyncio.to_thread(self._publish, Path(aside.name), digest.hexdigest())
+                crash.point("directory.named")
         finally:
             await asyncio.to_thread(_discard, aside)
         return Blob(digest.hexdigest(), size)
@@ -94,6 +107,37 @@ class DirectoryBlobs:
         finally:
             await asyncio.to_thread(aside.unlink, missing_ok=True)
 
+    async def delete(self, sha256: str, *, unless_after: float | None = None) -> bool:
+        try:
+            with self._answering():
+                return await asyncio.to_thread(self._delete, self._path(sha256), unless_after)
+        except (FileNotFoundError, NotFound):
+            return False
+
+    async def stored(self) -> AsyncGenerator[Stored, None]:
+        with self._answering():
+            found = await asyncio.to_thread(self._listed)
+        for one in found:
+            yield one
+
+    async def areas(self, name: str) -> AsyncGenerator[str, None]:
+        folder = self._folder_of(name)
+        with self._answering():
+            names = await asyncio.to_thread(lambda: sorted(os.listdir(folder)) if folder.is_dir() else [])
+        for found in names:
+            yield f"{name}/{found}"
+
+    def _folder_of(self, area: str) -> Path:
+        return self._root / area_path(area)
+
+    def _listed(self) -> list[Stored]:
+        found = []
+        for path in self._root.glob("[0-9a-f][0-9a-f]/*"):
+            with contextlib.suppress(FileNotFoundError):
+                status = path.stat()
+                found.append(Stored(path.name, status.st_size, status.st_mtime))
+        return found
+
     def _path(self, sha256: str) -> Path:
         if len(sha256) != 64 or not set(sha256) <= set("0123456789abcdef"):
             raise NotFound(f"{sha256[:80]!r} is not a sha256")
@@ -112,8 +156,26 @@ class DirectoryBlobs:
         if not target.parent.is_dir():
             target.parent.mkdir(parents=True, exist_ok=True)
             _flush_folder(self._root)
-        aside.replace(target)
+        with self._locked(fcntl.LOCK_SH):
+            aside.replace(target)
         _flush_folder(target.parent)
+
+    def _delete(self, path: Path, unless_after: float | None) -> bool:
+        with self._locked(fcntl.LOCK_EX):  # no writer puts it there anew between the look and the end
+            if unless_after is not None and path.stat().st_mtime > unless_after:
+                return False
+            path.unlink()
+        return True
+
+    @contextlib.contextmanager
+    def _locked(self, how: int) -> Iterator[None]:
+        """Keep deletions apart from what other threads and processes of this machine put in their place."""
+        descriptor = os.open(self._root, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, how)
+            yield
+        finally:
+            os.close(descriptor)
 
     @contextlib.contextmanager
     def _answering(self) -> Iterator[None]:

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import orjson
 
 from trainwright.contracts.errors import FieldError, InvalidInput
+from trainwright.storage.fence import LeaseState
 
 Document = dict[str, Any]
 Scalar = str | int | float | bool | None
@@ -22,10 +23,16 @@ Scalar = str | int | float | bool | None
 
 @dataclass(frozen=True, slots=True)
 class Collection:
-    """A named set of documents. An index is a dotted path; every sort and filter of size needs one."""
+    """A named set of documents. An index is a dotted path, or several of them; every sort and filter of size needs
+    one: first the paths that are equal to something, then the one that is sorted by.
+    """
 
     name: str
-    indexes: tuple[str, ...] = ()
+    indexes: tuple[str | tuple[str, ...], ...] = ()
+
+    def index_paths(self) -> list[tuple[str, ...]]:
+        """Return the paths of each index."""
+        return [(index,) if isinstance(index, str) else index for index in self.indexes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,10 +149,13 @@ class Transaction(Reader, Protocol):
 
 
 class DocumentStore(Reader, Protocol):
-    """One service's store.
+    """One service's store, which several of its processes may have open.
 
     Every call raises ``StoreUnavailable`` when the engine cannot answer (full, broken, gone): nothing was
-    changed then, and the same call may succeed later.
+    changed then, and the same call may succeed later. Where a server goes at a commit and stays away, the
+    message says that the outcome is not known. ``StoreBusy``, one of its kinds, says that another process wrote
+    at the same moment. A transaction that is opened under a ``FENCE`` raises ``LeaseLost`` when the lease has
+    another epoch.
     """
 
     async def open(self) -> None:
@@ -179,7 +189,22 @@ class DocumentStore(Reader, Protocol):
         """Wait until a commit has added outbox rows since the last call."""
 
     def next_commit(self) -> Awaitable[object]:
-        """Return what ends at this process's next commit: take it before a read, await it after."""
+        """Return what ends at the next commit that is known here: take it before a read, await it after."""
+
+    async def look_for_commits(self) -> None:
+        """Wake who waits for commits if another process may have made one since the last look."""
+
+    async def lease(self) -> LeaseState:
+        """Return who has this store's lease."""
+
+    async def take_lease(self, seen: LeaseState, holder: str) -> bool:
+        """Begin the epoch after the one that was seen; return False if the lease is not as it was seen."""
+
+    async def renew_lease(self, epoch: int) -> bool:
+        """Show that the holder is at work; return False if another epoch has begun."""
+
+    async def release_lease(self, epoch: int) -> None:
+        """Let go of the lease, if this epoch still lasts: the next process need not wait."""
 
 
 def encode_cursor(value: Scalar, id: str, of_list: str) -> str:

@@ -1,15 +1,27 @@
-"""The records port: log records of runs, searchable. Engines live beside it (``sqlite_records.py``).
+"""The records port: log records of runs, searchable. Engines live beside it (``sqlite_records.py``,
+``mongo_records.py``).
 
 Records stand in the order of their arrival within a task. Not here: masking of secrets, which comes before.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
+import orjson
+
+from trainwright.contracts.errors import FieldError, InvalidInput
 from trainwright.contracts.log import LogEntry, LogLevel, LogRecord, LogStream
 from trainwright.storage.document import Transaction
+
+LEVELS = {level: number for number, level in enumerate(LogLevel, start=1)}
+"""How grave a level is, as engines keep it."""
+
+_BY_NUMBER = {number: level for level, number in LEVELS.items()}
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+_ALWAYS = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,3 +74,41 @@ class Records(Protocol):
         Raises:
             InvalidInput: The position is beyond the end.
         """
+
+
+def micros(moment: datetime) -> int:
+    """Return a moment in microseconds since 1970, as engines keep it."""
+    return (moment - _EPOCH) // _MICROSECOND
+
+
+def bounds_of(search: Search) -> tuple[int, int, int]:
+    """Return the first and last time of a search, and how grave a record must be, as engines keep them."""
+    start = -_ALWAYS if search.start is None else micros(search.start)
+    end = _ALWAYS if search.end is None else micros(search.end)
+    return start, end, LEVELS[search.level] if search.level else 0
+
+
+def carried_by(record: LogRecord) -> str | None:
+    """Return what else a record says, as engines keep it."""
+    return orjson.dumps(record.extra).decode() if record.extra else None
+
+
+def entry_of(attempt: int, stream: str, time: int, level: int, message: str, carried: str | None) -> LogEntry:
+    """Return the entry of a record that an engine kept."""
+    return LogEntry(
+        time=_EPOCH + time * _MICROSECOND,
+        level=_BY_NUMBER[level],
+        message=message,
+        extra={**(orjson.loads(carried) if carried else {}), "attempt": attempt, "stream": stream},
+    )
+
+
+def check_cursor(cursor: int, head: int) -> None:
+    """Check that a position is not beyond the end of a task's records.
+
+    Raises:
+        InvalidInput: It is.
+    """
+    if cursor > head:
+        message = f"beyond the end, which is at {head}; take next_cursor of a page"
+        raise InvalidInput(f"cursor: {message}", [FieldError(path="cursor", message=message)])

@@ -1,7 +1,8 @@
-"""The series port: what runs log by step, and which of it counts. Engines live beside it (``sqlite_series.py``).
+"""The series port: what runs log by step, and which of it counts. Engines live beside it (``sqlite_series.py``,
+``mongo_series.py``).
 
-Everything is kept by attempt, numbered by one sequence over the whole store, and fenced when it is read: whether a
-point counts depends on what the store knows of later attempts, never on the order in which that was learnt.
+Everything is kept by attempt, numbered by a sequence that grows for each task, and fenced when it is read: whether
+a point counts depends on what the store knows of later attempts, never on the order in which that was learnt.
 Not here: reducing series for display, and who may see them.
 """
 
@@ -52,7 +53,7 @@ class Tail:
     cursor: int
     attempts: list[AttemptState]
     more: bool
-    """Whether the cursor stands before the store's end."""
+    """Whether the cursor stands before the sequence's end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +97,8 @@ class Series(Protocol):
     ) -> Tail:
         """Return at most ``limit`` records that count and stand after a cursor; all names when none are given."""
 
-    async def head(self) -> int:
-        """Return the sequence's last number."""
+    async def head(self, task_id: str) -> int:
+        """Return the last number of the sequence that a task's records stand in."""
 
     async def skip(self, task_id: str, newest: int) -> int:
         """Return the cursor after which about ``newest`` records of a task follow."""

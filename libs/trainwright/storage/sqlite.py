@@ -8,7 +8,7 @@ WAL, ``synchronous=FULL`` and ``BEGIN IMMEDIATE``: what was committed survives a
 import asyncio
 import contextlib
 import sqlite3
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
@@ -16,10 +16,13 @@ from typing import Any, TypeVar
 
 import orjson
 
+from trainwright import crash
 from trainwright.contracts.base import iso
-from trainwright.contracts.errors import StoreUnavailable, VersionConflict
+from trainwright.contracts.errors import StoreBusy, StoreUnavailable, VersionConflict
 from trainwright.storage import sqlite_documents as documents
+from trainwright.storage.commits import Commits
 from trainwright.storage.document import Collection, Document, LogPosition, OutboxRow, Page, Scalar, Where
+from trainwright.storage.fence import FENCE, LeaseState
 
 T = TypeVar("T")
 
@@ -35,6 +38,8 @@ CREATE TABLE IF NOT EXISTS guards (
   scope TEXT, subject TEXT, major INTEGER NOT NULL, minor INTEGER NOT NULL, PRIMARY KEY (scope, subject)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS log_position (one INTEGER PRIMARY KEY CHECK (one = 1), position TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS lease (
+  one INTEGER PRIMARY KEY CHECK (one = 1), holder TEXT, epoch INTEGER NOT NULL, beat INTEGER NOT NULL);
 """
 
 _NOT_ANSWERING = frozenset(
@@ -66,6 +71,17 @@ def _roll_back(writer: sqlite3.Connection) -> None:
     if writer.in_transaction:
         with contextlib.suppress(sqlite3.Error):
             writer.rollback()
+
+
+def _lease(connection: sqlite3.Connection) -> LeaseState:
+    row = connection.execute("SELECT holder, epoch, beat FROM lease").fetchone()
+    return LeaseState(*row) if row else LeaseState()
+
+
+def _check_fence(writer: sqlite3.Connection) -> None:
+    fence = FENCE.get()
+    if fence is not None and _lease(writer).epoch != fence.epoch:
+        raise fence.fail()
 
 
 class SqliteTransaction:
@@ -138,19 +154,6 @@ class SqliteTransaction:
         self.connection.execute("INSERT OR REPLACE INTO log_position VALUES (1, ?)", (text,))
 
 
-class _Commit:
-    """The next commit; awaiting it is optional."""
-
-    def __init__(self) -> None:
-        self._done = asyncio.Event()
-
-    def set(self) -> None:
-        self._done.set()
-
-    def __await__(self) -> Generator[Any, None, bool]:
-        return self._done.wait().__await__()
-
-
 class SqliteStore:
     """A service's store in one SQLite file; ``schema`` holds tables of other ports in the same file."""
 
@@ -159,11 +162,11 @@ class SqliteStore:
         self._collections = collections
         self._schema = schema
         self._writing = asyncio.Lock()
-        self._added = asyncio.Event()
-        self._next_commit = _Commit()
+        self._commits = Commits()
         self._writer_thread, self._reader_thread = self._threads()
         self._writer: sqlite3.Connection | None = None
         self._reader: sqlite3.Connection | None = None
+        self._data_version = 0
 
     async def open(self) -> None:
         try:
@@ -196,7 +199,10 @@ class SqliteStore:
             try:
                 with self._answering("written"):
                     writer.execute("BEGIN IMMEDIATE")
+                    _check_fence(writer)
+                    crash.point("sqlite.began")
                     yield transaction
+                crash.point("sqlite.written")
             except BaseException:
                 _roll_back(writer)
                 raise
@@ -240,7 +246,7 @@ class SqliteStore:
     async def outbox_again(self, since: datetime) -> int:
         sql = "UPDATE outbox SET sent_at = NULL WHERE kind = 'event' AND sent_at >= ?"
         count = await self._write(sql, iso(since))
-        self._added.set()
+        self._commits.outbox.set()
         return count
 
     async def outbox_sweep(self, before: datetime) -> int:
@@ -254,11 +260,35 @@ class SqliteStore:
         return LogPosition(*orjson.loads(row[0])) if row else LogPosition()
 
     async def outbox_added(self) -> None:
-        await self._added.wait()
-        self._added.clear()
+        await self._commits.outbox_added()
 
     def next_commit(self) -> Awaitable[object]:
-        return self._next_commit
+        return self._commits.next
+
+    async def look_for_commits(self) -> None:
+        seen = await self.read(lambda c: int(c.execute("PRAGMA data_version").fetchone()[0]))
+        if seen != self._data_version:
+            self._data_version = seen
+            self._commits.done(added_outbox=True)
+
+    async def lease(self) -> LeaseState:
+        return await self.read(_lease)
+
+    async def take_lease(self, seen: LeaseState, holder: str) -> bool:
+        async with self.transaction() as tx:
+            if _lease(tx.connection) != seen:
+                return False
+            row = (holder, seen.epoch + 1)
+            tx.connection.execute(
+                "INSERT OR REPLACE INTO lease (one, holder, epoch, beat) VALUES (1, ?, ?, 0)", row
+            )
+        return True
+
+    async def renew_lease(self, epoch: int) -> bool:
+        return await self._write("UPDATE lease SET beat = beat + 1 WHERE epoch = ?", epoch) == 1
+
+    async def release_lease(self, epoch: int) -> None:
+        await self._write("UPDATE lease SET holder = NULL WHERE epoch = ?", epoch)
 
     async def read(self, question: Callable[[sqlite3.Connection], T]) -> T:
         """Ask the reading connection on its thread; for this engine's other ports too."""
@@ -278,10 +308,8 @@ class SqliteStore:
             _roll_back(writer)
             raise
         else:
-            if transaction.added_outbox:
-                self._added.set()
-            self._next_commit.set()
-            self._next_commit = _Commit()
+            crash.point("sqlite.committed")
+            self._commits.done(added_outbox=transaction.added_outbox)
         finally:
             self._writing.release()
 
@@ -293,7 +321,8 @@ class SqliteStore:
             code = getattr(error, "sqlite_errorcode", None)
             if code is not None and code & 0xFF not in _NOT_ANSWERING:
                 raise
-            raise StoreUnavailable(f"the store {self._path} cannot be {done}: {error}") from error
+            kind = StoreBusy if code == sqlite3.SQLITE_BUSY else StoreUnavailable
+            raise kind(f"the store {self._path} cannot be {done}: {error}") from error
 
     def _opened(self, connection: sqlite3.Connection | None) -> sqlite3.Connection:
         if connection is None:

@@ -30,8 +30,9 @@ def collection_ddl(collection: Collection) -> str:
     table = f'"c_{collection.name}"'
     lines = [f"CREATE TABLE IF NOT EXISTS {table} (id TEXT PRIMARY KEY, doc TEXT NOT NULL);"]
     lines += [
-        f'CREATE INDEX IF NOT EXISTS "c_{collection.name}.{path}" ON {table} ({_column(path)}, id);'
-        for path in collection.indexes
+        f'CREATE INDEX IF NOT EXISTS "c_{collection.name}.{"+".join(paths)}" ON {table}'
+        f" ({', '.join(map(_column, paths))}, id);"
+        for paths in collection.index_paths()
     ]
     return "\n".join(lines)
 

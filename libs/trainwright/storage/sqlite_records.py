@@ -8,16 +8,23 @@ level and time without an index on every row (small materialised aggregates, Moe
 import re
 import sqlite3
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from functools import partial
 from typing import Any
 
-import orjson
-
-from trainwright.contracts.errors import FieldError, InvalidInput
-from trainwright.contracts.log import LogEntry, LogLevel, LogRecord, LogStream
+from trainwright.contracts.log import LogEntry, LogRecord, LogStream
 from trainwright.storage.document import Transaction
-from trainwright.storage.records import Found, Search
+from trainwright.storage.numbered import above
+from trainwright.storage.records import (
+    LEVELS,
+    Found,
+    Search,
+    bounds_of,
+    carried_by,
+    check_cursor,
+    entry_of,
+    micros,
+)
 from trainwright.storage.sqlite import SqliteStore, SqliteTransaction
 
 SCHEMA = """
@@ -41,12 +48,6 @@ BLOCK_BITS = 12
 BLOCKS = 32
 """Blocks of one look at the reading connection, so that a long search does not hold up short questions."""
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
-_ALWAYS = 2**63 - 1
-_LEVELS = {level: number for number, level in enumerate(LogLevel, start=1)}
-_BY_NUMBER = {number: level for level, number in _LEVELS.items()}
-
 
 class SqliteRecords:
     """Log records beside the documents of one store; open the store with ``SCHEMA``."""
@@ -59,7 +60,7 @@ class SqliteRecords:
     ) -> int:
         connection = _connection(tx)
         task = _task(connection, task_id)
-        fresh = _above(_mark(connection, task, attempt, stream), records)
+        fresh = above(_mark(connection, task, attempt, stream), records)
         if not fresh:
             return 0
         connection.execute(
@@ -67,10 +68,10 @@ class SqliteRecords:
             (task, attempt, stream, fresh[-1].seq),
         )
         lost = _lost(connection, task, attempt)
-        kept = [record for record in fresh if lost is None or _micros(record.time) <= lost]
+        kept = [record for record in fresh if lost is None or micros(record.time) <= lost]
         first = _take(connection, task, len(kept), len(fresh) - len(kept))
         rows = [
-            (task, seq, attempt, stream, _micros(r.time), _LEVELS[r.level], r.message, _extra(r))
+            (task, seq, attempt, stream, micros(r.time), LEVELS[r.level], r.message, carried_by(r))
             for seq, r in enumerate(kept, first)
         ]
         connection.executemany("INSERT INTO log_records VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
@@ -81,7 +82,7 @@ class SqliteRecords:
         connection = _connection(tx)
         connection.execute(
             "INSERT INTO log_losses VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET at = min(at, excluded.at)",
-            (_task(connection, task_id), attempt, _micros(at)),
+            (_task(connection, task_id), attempt, micros(at)),
         )
 
     async def known(self, task_id: str) -> bool:
@@ -129,15 +130,6 @@ def _lost(connection: sqlite3.Connection, task: int, attempt: int) -> int | None
     return None if row is None else int(row[0])
 
 
-def _above(mark: int, records: Sequence[LogRecord]) -> list[LogRecord]:
-    fresh = []
-    for record in records:
-        if record.seq > mark:
-            fresh.append(record)
-            mark = record.seq
-    return fresh
-
-
 def _take(connection: sqlite3.Connection, task: int, count: int, dropped: int) -> int:
     """Return the first of so many new positions in a task."""
     sql = "UPDATE log_tasks SET seq = seq + ?, dropped = dropped + ? WHERE id = ? RETURNING seq"
@@ -165,9 +157,7 @@ def _look(
     connection.execute("BEGIN")
     try:
         task, head = _found(connection, task_id) or (0, 0)
-        if cursor > head:
-            message = f"beyond the end, which is at {head}; take next_cursor of a page"
-            raise InvalidInput(f"cursor: {message}", [FieldError(path="cursor", message=message)])
+        check_cursor(cursor, head)
         where, values = _conditions(connection, search)
         sql = (
             "SELECT seq, attempt, stream, time, level, message, extra FROM log_records"
@@ -178,7 +168,7 @@ def _look(
         for block in blocks:
             after, before = max(cursor, (block << BLOCK_BITS) - 1), (block + 1) << BLOCK_BITS
             rows = connection.execute(sql, (task, after, before, *values, limit - len(entries))).fetchall()
-            entries += [_entry(row) for row in rows]
+            entries += [entry_of(*row[1:]) for row in rows]
             if len(entries) == limit:
                 return entries, int(rows[-1][0]), False
         if len(blocks) < BLOCKS:
@@ -189,7 +179,7 @@ def _look(
 
 
 def _blocks(connection: sqlite3.Connection, task: int, cursor: int, search: Search) -> list[int]:
-    start, end, level = _bounds(search)
+    start, end, level = bounds_of(search)
     sql = (
         "SELECT block FROM log_blocks WHERE task = ? AND block >= ? AND last >= ? AND first <= ? AND gravest >= ?"
         " ORDER BY block LIMIT ?"
@@ -198,14 +188,8 @@ def _blocks(connection: sqlite3.Connection, task: int, cursor: int, search: Sear
     return [block for (block,) in connection.execute(sql, (task, first, start, end, level, BLOCKS))]
 
 
-def _bounds(search: Search) -> tuple[int, int, int]:
-    start = -_ALWAYS if search.start is None else _micros(search.start)
-    end = _ALWAYS if search.end is None else _micros(search.end)
-    return start, end, _LEVELS[search.level] if search.level else 0
-
-
 def _conditions(connection: sqlite3.Connection, search: Search) -> tuple[str, list[Any]]:
-    start, end, level = _bounds(search)
+    start, end, level = bounds_of(search)
     where, values = " AND level >= ? AND time BETWEEN ? AND ?", [level, start, end]
     if not search.keyword:
         return where, values
@@ -216,22 +200,3 @@ def _conditions(connection: sqlite3.Connection, search: Search) -> tuple[str, li
     wanted = search.keyword.casefold()
     connection.create_function("holds_wanted", 1, lambda message: wanted in message.casefold())
     return where + " AND holds_wanted(message)", values
-
-
-def _entry(row: tuple[Any, ...]) -> LogEntry:
-    _, attempt, stream, time, level, message, extra = row
-    carried = orjson.loads(extra) if extra else {}
-    return LogEntry(
-        time=_EPOCH + time * _MICROSECOND,
-        level=_BY_NUMBER[level],
-        message=message,
-        extra={**carried, "attempt": attempt, "stream": stream},
-    )
-
-
-def _extra(record: LogRecord) -> str | None:
-    return orjson.dumps(record.extra).decode() if record.extra else None
-
-
-def _micros(moment: datetime) -> int:
-    return (moment - _EPOCH) // _MICROSECOND

@@ -1,7 +1,7 @@
 """The series port on SQLite, in the file and the transactions of a ``SqliteStore``.
 
-One row a value, clustered by series: a history is one range scan, a tail a few short ones. SQLite keeps NaN as
-NULL; here it comes back as NaN.
+One row a value, clustered by series: a history is one range scan, a tail a few short ones. The sequence is one for
+all tasks. SQLite keeps NaN as NULL; here it comes back as NaN.
 """
 
 import math
@@ -13,6 +13,7 @@ from operator import itemgetter
 
 from trainwright.contracts.metric import MetricPoint
 from trainwright.storage.document import Transaction
+from trainwright.storage.numbered import above
 from trainwright.storage.series import AttemptState, Fence, Logged, Tail, fence_of
 from trainwright.storage.sqlite import SqliteStore, SqliteTransaction
 
@@ -75,7 +76,7 @@ class SqliteSeries:
             " FROM series_attempts WHERE task_id = :t AND attempt = :a",
             {"t": task_id, "a": attempt},
         ).fetchone()
-        fresh = _above(mark, points)
+        fresh = above(mark, points)
         if not fresh:
             return 0
         first = _take(connection, len(fresh))
@@ -127,7 +128,7 @@ class SqliteSeries:
     ) -> Tail:
         return await self._store.read(lambda c: _after(c, task_id, cursor, names, limit))
 
-    async def head(self) -> int:
+    async def head(self, task_id: str) -> int:
         return await self._store.read(_head)
 
     async def skip(self, task_id: str, newest: int) -> int:
@@ -151,15 +152,6 @@ def _connection(tx: Transaction) -> sqlite3.Connection:
     if not isinstance(tx, SqliteTransaction):
         raise TypeError("series on SQLite share the transactions of a SqliteStore")
     return tx.connection
-
-
-def _above(mark: int, points: Sequence[MetricPoint]) -> list[MetricPoint]:
-    fresh = []
-    for point in points:
-        if point.seq > mark:
-            fresh.append(point)
-            mark = point.seq
-    return fresh
 
 
 def _take(connection: sqlite3.Connection, count: int) -> int:

@@ -7,29 +7,66 @@ ran, where, with what). Not here: uploading, the model registry.
 import math
 import platform
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from trainwright.training import layout
-from trainwright.training.spool import SpoolReader
+from trainwright.training.spool import Record, SpoolReader
 
 MAX_POINTS = 1000
 HISTORY = "history.json"
 METADATA = "metadata.json"
-_BUFFER_POINTS = 200_000
+_BUFFER_POINTS = 20_000
 _PACKAGES = ("numpy", "torch", "pandas", "safetensors", "transformers", "trainwright")
 
 
+class History:
+    """Collect a run's points of all its attempts within bounded memory; what was read is not read again."""
+
+    def __init__(self, directory: Path) -> None:
+        self._reader = SpoolReader(directory / layout.SPOOL)
+        self._ahead: list[Record] = []
+        self._series = _earlier(directory)
+
+    def read(self, last_seq: int | None = None) -> None:
+        """Take what was logged since, up to record `last_seq`, or all of it."""
+        while records := self._ahead or self._reader.read():
+            self._ahead = [] if last_seq is None else [one for one in records if one.seq > last_seq]
+            for record in records[: len(records) - len(self._ahead)]:
+                for name, value in record.values.items():
+                    points = self._series.setdefault(name, [])
+                    points.append((record.step, value))
+                    if len(points) >= _BUFFER_POINTS:  # bounds memory; ends keep their shape
+                        self._series[name] = downsample(points, _BUFFER_POINTS // 4)
+            if self._ahead:
+                break
+
+    def document(self) -> dict[str, Any]:
+        """Return `{"metrics": {name: [[step, value], …]}}`, at most 1,000 points each."""
+        return {
+            "metrics": {
+                name: [[step, _json_number(value)] for step, value in downsample(points, MAX_POINTS)]
+                for name, points in self._series.items()
+            }
+        }
+
+    def close(self) -> None:
+        """Close the spool's segment, if one is open."""
+        self._reader.close()
+
+
 def write_history(directory: Path) -> None:
-    """Write `bundle/history.json`: `{"metrics": {name: [[step, value], …]}}`, at most 1,000 points each."""
-    history = {
-        name: [[step, _json_number(value)] for step, value in points] for name, points in _history(directory)
-    }
+    """Write `bundle/history.json`: the metrics of this attempt and, up to where it went on, those before it."""
+    history = History(directory)
+    try:
+        history.read()
+    finally:
+        history.close()
     target = directory / layout.BUNDLE
     target.mkdir(parents=True, exist_ok=True)
-    layout.write_json(target / HISTORY, {"metrics": history})
+    layout.write_json(target / HISTORY, history.document())
 
 
 def write_metadata(directory: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -66,21 +103,19 @@ def environment() -> dict[str, Any]:
     }
 
 
-def _history(directory: Path) -> Iterator[tuple[str, list[tuple[int, float]]]]:
-    series: dict[str, list[tuple[int, float]]] = {}
-    reader = SpoolReader(directory / layout.SPOOL)
+def _earlier(directory: Path) -> dict[str, list[tuple[int, float]]]:
+    """Return the points of the attempts before, up to the step that this one goes on from."""
+    resume = (layout.read_json(directory / layout.SPEC) or {}).get("resume")
+    if resume is None:
+        return {}
+    saved = layout.read_json(directory / str(resume["folder"]) / HISTORY) or {}
     try:
-        while records := reader.read():
-            for record in records:
-                for name, value in record.values.items():
-                    points = series.setdefault(name, [])
-                    points.append((record.step, value))
-                    if len(points) >= _BUFFER_POINTS:  # bounds memory; ends keep their shape
-                        series[name] = downsample(points, _BUFFER_POINTS // 4)
-    finally:
-        reader.close()
-    for name, points in series.items():
-        yield name, downsample(points, MAX_POINTS)
+        return {
+            str(name): [(int(step), float(value)) for step, value in points if step <= resume["step"]]
+            for name, points in saved.get("metrics", {}).items()
+        }
+    except (AttributeError, TypeError, ValueError):  # a script wrote a file of its own there
+        return {}
 
 
 def downsample(points: list[tuple[int, float]], limit: int) -> list[tuple[int, float]]:

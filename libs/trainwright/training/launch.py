@@ -23,9 +23,11 @@ def main() -> None:
         sys.exit(f"{directory / layout.SPEC} is missing or not JSON")
     # By name and not by import: recipes are built on this package.
     recipe = import_module("trainwright.recipes").get(str(spec["recipe"]))()
-    config = recipe.Config.model_validate(spec.get("parameters") or {})
     data: dict[str, Any] | None = spec.get("data")
     run = init()
+    # As the run was given them: what changed since is in its journal, so that a resumed run is the same run.
+    config = recipe.Config.model_validate(run.given)
+    run.accepts(recipe.Config.model_validate)
     result = recipe.train(run, config, data)
     run.finish()
     layout.write_json(directory / layout.RESULT, result)

@@ -2,8 +2,10 @@
 
 The directory is the whole interface between agent, shim and child: `spec.json` (what runs), `work/` (unpacked
 files), `spool/` (metrics), `stdout.log`, `stderr.log`, `control.json` (agent → child and shim),
-`stopping.json` (child: the stop was seen), `result.json` (a recipe's own summary), `shim.json`, `exit.json`
-(shim), `bundle/` (what the run leaves).
+`stopping.json` (child: the stop was seen), `habits.json` (child: what it has ever asked for), `parameters.json`
+(child: from which step changed parameters hold), `result.json` (a recipe's own summary), `shim.json`, `exit.json`
+(shim), `bundle/` (what the run leaves), `checkpoints/<name>/` (what the child saved; whole once it has a
+`manifest.json`), `resume/` (the checkpoint to go on from, verified).
 Not here: anything that interprets them.
 """
 
@@ -24,6 +26,11 @@ SHIM = "shim.json"
 SHIM_LOCK = "shim.lock"
 EXIT = "exit.json"
 BUNDLE = "bundle"
+CHECKPOINTS = "checkpoints"
+RESUME = "resume"
+HABITS = "habits.json"
+PARAMETERS = "parameters.json"
+MANIFEST = "manifest.json"
 
 RUN_DIR_VARIABLE = "TRAINWRIGHT_RUN_DIR"
 RUN_ID_VARIABLE = "TRAINWRIGHT_RUN_ID"

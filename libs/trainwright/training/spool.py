@@ -7,6 +7,7 @@ segment is passed over.
 Not here: when to flush (context.py), publishing (the agent).
 """
 
+import fcntl
 import os
 import struct
 import zlib
@@ -211,3 +212,19 @@ def _last_seq(directory: Path) -> int:
     finally:
         reader.close()
     return last
+
+
+def claim(spool: Path) -> int:
+    """Lock the spool for this process for as long as it lives; RuntimeError when another one reports
+    already.
+    """
+    spool.mkdir(parents=True, exist_ok=True)
+    fd = os.open(spool / "writer.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        raise RuntimeError(
+            "another process of this run reports already; call trainwright.init() in rank 0 only"
+        ) from None
+    return fd

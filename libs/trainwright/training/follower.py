@@ -1,0 +1,38 @@
+"""The run context of a rank above 0: it resumes and stops with the others, and leaves the rest to rank 0."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from trainwright.training.context import Run
+from trainwright.training.hot import Hot
+from trainwright.training.values import checked_metrics, checked_step
+
+
+class Follower(Run):
+    """A run that neither logs nor saves; what it is given is checked as rank 0 would check it."""
+
+    def __init__(
+        self, directory: Path, parameters: dict[str, Any], *, in_worker: bool, name: str, hot: Hot
+    ) -> None:
+        super().__init__(directory, parameters, in_worker=in_worker, name=name, hot=hot)
+        self.warn("this is not rank 0: metrics and checkpoints are rank 0's, what is left in `output` is not kept")
+
+    def log(self, step: int, metrics: Mapping[str, Any], total_steps: int | None = None) -> None:
+        """Note the step; rank 0 records the values."""
+        checked_metrics(metrics)
+        if self.finished or self._foreign:
+            self._refuse()
+        self._step = checked_step(step)
+
+    def checkpoint(self, step: int, **parts: Any) -> None:
+        """Leave it to rank 0."""
+        checked_step(step)
+        if self.finished or self._foreign:
+            self._refuse("checkpoint")
+
+    def checkpoint_due(
+        self, every_steps: int | None = None, every_seconds: float | None = None, *, step: int | None = None
+    ) -> bool:
+        """Return False: only rank 0 saves."""
+        return False

@@ -3,7 +3,6 @@
 import csv
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,52 +10,27 @@ import pytest
 import torch
 
 import trainwright
+from tests.forecast_kit import CPU, WALMART, Watched, configured, trained, walmart
 from trainwright.recipes import get
 from trainwright.recipes.forecast import bundle
-from trainwright.recipes.forecast.config import ForecastConfig, ForecastData
-from trainwright.recipes.forecast.data import Panel, load_panel
+from trainwright.recipes.forecast.config import ForecastConfig
+from trainwright.recipes.forecast.data import Panel
 from trainwright.recipes.forecast.evaluation import evaluated, scores, seasonal_naive
-from trainwright.recipes.forecast.training import Diverged, origins_of, train
-from trainwright.recipes.forecast.windows import Windows, generator_of
-
-WALMART = {
-    "path": str(Path(__file__).parents[2] / "examples/data/walmart_sales_weekly.csv"),
-    "time": "Date",
-    "target": "Weekly_Sales",
-    "product": "Dept",
-    "store": "Store",
-}
-CPU = torch.device("cpu")
+from trainwright.recipes.forecast.training import Fit, origins_of, train
+from trainwright.recipes.forecast.windows import Windows
+from trainwright.training.loop import Diverged, generator_of
 
 
-class Recorder:
-    """Keeps what a run reports; asks to stop before `stop_at`."""
-
-    def __init__(self, folder: Path, stop_at: int | None = None) -> None:
-        self.output = folder
-        self.stop_at = stop_at
-        self.logged: list[tuple[int, dict[str, float], int | None]] = []
-
-    def log(self, step: int, metrics: dict[str, float], total_steps: int | None = None) -> None:
-        self.logged.append((step, dict(metrics), total_steps))
-
-    def should_stop(self) -> bool:
-        return self.stop_at is not None and len(self.logged) + 1 >= self.stop_at
-
-
-def configured(**values: Any) -> ForecastConfig:
-    small = {"mode": "store", "horizon": 4, "origins": 1, "max_steps": 3, "channels": 8, "batch_size": 8}
-    return ForecastConfig.model_validate({**small, **values})
-
-
-def walmart(config: ForecastConfig) -> Panel:
-    return load_panel(ForecastData.model_validate(WALMART), config)
-
-
-def weights(run: Recorder, config: ForecastConfig, panel: Panel) -> list[dict[str, torch.Tensor]]:
-    fits = train(run, config, panel, CPU)
+def fits_of(folder: Path, config: ForecastConfig, panel: Panel) -> list[Fit]:
+    """Train in a folder below this one and return what was trained."""
+    with Watched(folder / str(len(list(folder.iterdir())))) as run:
+        fits = train(run, config, panel, CPU)
     assert fits is not None
-    return [dict(fit.network.state_dict()) for fit in fits]
+    return fits.all
+
+
+def weights(folder: Path, config: ForecastConfig, panel: Panel) -> list[dict[str, torch.Tensor]]:
+    return [dict(fit.network.state_dict()) for fit in fits_of(folder, config, panel)]
 
 
 def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
@@ -66,11 +40,11 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 def test_the_same_seed_gives_the_same_bits_and_another_does_not(tmp_path: Path) -> None:
     config = configured()
     panel = walmart(config)
-    first, second = (weights(Recorder(tmp_path), config, panel) for _ in range(2))
+    first, second = (weights(tmp_path, config, panel) for _ in range(2))
     torch.rand(17)  # what happened before must not matter
-    third = weights(Recorder(tmp_path), config, panel)
+    third = weights(tmp_path, config, panel)
     assert all(same(a, b) and same(a, c) for a, b, c in zip(first, second, third, strict=True))
-    other = weights(Recorder(tmp_path), config.model_copy(update={"seed": 2}), panel)
+    other = weights(tmp_path, config.model_copy(update={"seed": 2}), panel)
     assert not same(first[-1], other[-1])
 
 
@@ -82,9 +56,7 @@ def test_the_evaluated_fit_never_sees_what_it_is_judged_by(tmp_path: Path) -> No
     changed = panel.values.copy()
     changed[:, origin:] = 1e9
     twin = Panel(panel.series, changed, panel.grid, panel.season_length, panel.season_note, panel.summary)
-    fits, others = (train(Recorder(tmp_path), config, one, CPU) for one in (panel, twin))
-    assert fits is not None
-    assert others is not None
+    fits, others = (fits_of(tmp_path, config, one) for one in (panel, twin))
     assert np.array_equal(fits[0].forecast(), others[0].forecast())
     assert not np.array_equal(fits[-1].forecast(), others[-1].forecast())
 
@@ -93,8 +65,7 @@ def test_micro_batches_add_up_to_the_whole_batch(tmp_path: Path) -> None:
     config = configured(dropout=0.0)
     panel = walmart(config)
     whole, parts = (
-        weights(Recorder(tmp_path), config.model_copy(update={"micro_batch": size}), panel)[-1]
-        for size in (None, 3)
+        weights(tmp_path, config.model_copy(update={"micro_batch": size}), panel)[-1] for size in (None, 3)
     )
     assert all(torch.allclose(whole[name], parts[name], atol=1e-5) for name in whole)
 
@@ -116,14 +87,6 @@ def test_sampled_windows_are_padded_and_masked_at_both_ends() -> None:
     assert not torch.equal(batch.window, windows.sample(500, generator_of(1, 2)).window)
 
 
-def test_a_run_that_is_asked_to_stop_leaves_no_model(tmp_path: Path) -> None:
-    run = Recorder(tmp_path, stop_at=3)
-    summary = get("forecast")().train(run, configured(max_steps=50), WALMART)
-    assert summary["stopped"] is True
-    assert len(run.logged) == 2
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_a_loss_that_is_no_number_ends_the_run(tmp_path: Path) -> None:
     config = configured(max_steps=20)
     panel = walmart(config)
@@ -131,7 +94,7 @@ def test_a_loss_that_is_no_number_ends_the_run(tmp_path: Path) -> None:
     values[:, 50] = np.inf  # the data's own checks refuse it; here it stands for any overflow
     broken = Panel(panel.series, values, panel.grid, panel.season_length, panel.season_note, panel.summary)
     with pytest.raises(Diverged, match="at step 1; try a lower learning_rate"), np.errstate(all="ignore"):
-        train(Recorder(tmp_path), config, broken, CPU)
+        fits_of(tmp_path, config, broken)
 
 
 def test_the_baseline_on_the_shipped_data_is_the_known_one() -> None:
@@ -211,7 +174,7 @@ def test_end_to_end_through_the_local_run(mode: str, tmp_path: Path, monkeypatch
 
 def test_it_beats_seasonal_naive_on_the_shipped_data(tmp_path: Path) -> None:
     config = ForecastConfig(mode="store", max_steps=120, origins=2, channels=16)
-    summary = get("forecast")().train(Recorder(tmp_path), config, WALMART)
+    summary = trained(Watched(tmp_path), config)
     found, baseline = summary["metrics"], summary["metrics"]["baseline"]
     assert found["mase"] < 0.95 * baseline["mase"]
     assert found["wape"] < baseline["wape"]
@@ -222,10 +185,10 @@ def test_a_series_that_never_changes_is_forecast_as_it_is(tmp_path: Path) -> Non
     dates = pd.date_range("2020-01-01", periods=60, freq="D").strftime("%Y-%m-%d")
     pd.DataFrame({"when": dates, "sold": 5}).to_csv(path, index=False)
     data = {"path": str(path), "time": "when", "target": "sold"}
-    run = Recorder(tmp_path)
-    summary = get("forecast")().train(run, configured(mode="global"), data)
+    run = Watched(tmp_path)
+    summary = trained(run, configured(mode="global"), data)
     assert summary["metrics"]["baseline"]["wape"] == 0.0
     assert summary["metrics"]["mase"] is None
-    assert [list(values) for values in bundle.load(tmp_path).predict().values()] == [
+    assert [list(values) for values in bundle.load(run.output).predict().values()] == [
         pytest.approx([5.0] * 4, abs=0.5)
     ]

@@ -6,12 +6,15 @@ Not here: a configuration is checked without importing torch or pandas; what tra
 
 from trainwright.recipes.check import UnknownRecipe, check, config_model, entries, find, get
 from trainwright.recipes.errors import DataError
-from trainwright.recipes.table import RECIPES, Entry, Recipe, RecipeConfig
+from trainwright.recipes.table import HOT, HOT_IMPORTANT, RECIPES, Entry, Preset, Recipe, RecipeConfig
 
 __all__ = [
+    "HOT",
+    "HOT_IMPORTANT",
     "RECIPES",
     "DataError",
     "Entry",
+    "Preset",
     "Recipe",
     "RecipeConfig",
     "UnknownRecipe",

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from trainwright.recipes.table import RecipeConfig
+from trainwright.recipes.table import HOT, RecipeConfig
 
 
 def _as_text(value: Any) -> Any:
@@ -68,16 +68,36 @@ class ForecastConfig(RecipeConfig):
     max_steps: int = Field(300, ge=1, le=1_000_000, description="Optimiser steps.")
     batch_size: int = Field(32, ge=1, le=65_536, description="Windows in a step.")
     micro_batch: int | None = Field(
-        None, ge=1, le=65_536, description="Windows computed at a time; gradients are added up. All when left out."
+        None,
+        ge=1,
+        le=65_536,
+        description="Windows computed at a time; gradients are added up. All when left out. Halved by itself when"
+        " memory is missing.",
     )
     learning_rate: float = Field(
-        4e-3, gt=0, le=1, allow_inf_nan=False, description="Highest learning rate; it falls as a half cosine."
+        4e-3,
+        gt=0,
+        le=1,
+        allow_inf_nan=False,
+        description="Highest learning rate; it falls as a half cosine.",
+        json_schema_extra=HOT,
     )
     weight_decay: float = Field(0.0, ge=0, le=1, allow_inf_nan=False, description="AdamW's weight decay.")
     channels: int = Field(32, ge=4, le=1024, description="Channels of each convolution.")
     dropout: float = Field(0.1, ge=0, lt=1, allow_inf_nan=False, description="Probability of dropping a value.")
     origins: int = Field(
         4, ge=1, le=52, description="Evaluations: the last `origins` × `horizon` periods, one forecast each."
+    )
+    checkpoint_seconds: float = Field(
+        30.0,
+        gt=0,
+        le=86_400,
+        allow_inf_nan=False,
+        description="Seconds between checkpoints. None of them is called the best: held_out_wape is shown, nothing"
+        " is chosen by it.",
+    )
+    checkpoint_every: int | None = Field(
+        None, ge=1, le=1_000_000, description="Steps between checkpoints, beside the time."
     )
     seed: int = Field(1, ge=0, le=2**31 - 1, description="Same seed, same model.")
     threads: int = Field(1, ge=1, le=64, description="CPU threads; another number gives other rounding.")

@@ -37,7 +37,8 @@ class ForecastRecipe:
 
         Raises:
             DataError: The data does not do.
-            Diverged: A loss became NaN or infinite.
+            Diverged: A loss or a gradient became NaN or infinite.
+            ValueError: The checkpoint to go on from is of another seed or batch_size.
         """
         began = time.monotonic()
         panel = load_panel(ForecastData.model_validate(data or {}), config)
@@ -53,12 +54,16 @@ class ForecastRecipe:
         fits = train(run, config, panel, device)
         if fits is None:
             return {**about, "stopped": True}
-        *evaluation_fits, final = fits
-        evaluations = [evaluated(panel, fit.windows.end, fit.forecast()) for fit in evaluation_fits]
+        evaluations = [evaluated(panel, fit.windows.end, fit.forecast()) for fit in fits.evaluated]
         found = scores(panel, evaluations)
-        facts = {**about, "data": _in_short(panel.summary), "environment": environment(config, device)}
-        bundle.save(run.output, final, config, panel, facts)
-        _write_results(run.output, panel, evaluations, final, found)
+        facts = {
+            **about,
+            "data": _in_short(panel.summary),
+            "environment": environment(config, device),
+            "journal": fits.loop.journal,
+        }
+        bundle.save(run.output, fits.final, config, panel, facts)
+        _write_results(run.output, panel, evaluations, fits.final, found)
         _say(_sentence(found))
         return {**facts, "metrics": _headline(found), "seconds": round(time.monotonic() - began, 2)}
 

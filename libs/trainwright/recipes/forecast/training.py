@@ -1,14 +1,15 @@
-"""Our loop: the batch is a function of (seed, step, fit), dropout is reseeded from the same, nothing is carried.
+"""Train the forecaster by our loop (trainwright.training.loop): all is a function of (seed, step, fit).
 
 One fit for each evaluation, which knows only what lies before its origin, and one that knows everything are
-trained side by side, step by step: so `max_steps` is what it says and the evaluation costs no second run.
+trained side by side, step by step: so `max_steps` is what it says and the evaluation costs no second run. All
+gradients of a step come first, then all optimisers take it: a step that finds no memory is redone as a whole.
 Not here: data, scores, files.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,21 +18,12 @@ from torch import nn
 from trainwright.recipes.forecast.config import ForecastConfig
 from trainwright.recipes.forecast.data import Floats, Panel
 from trainwright.recipes.forecast.network import TCN
-from trainwright.recipes.forecast.windows import Batch, Windows, generator_of, seed_of
+from trainwright.recipes.forecast.windows import Windows
+from trainwright.training.context import Run
+from trainwright.training.loop import Diverged, Loop, generator_of, seed_of
 
 LOOKS = 20
 """How often during a training the held-out error is looked at: for people, nothing is chosen by it."""
-
-
-class Run(Protocol):
-    """What the loop needs of the run context."""
-
-    def log(self, step: int, metrics: dict[str, float], total_steps: int | None = None) -> None: ...
-    def should_stop(self) -> bool: ...
-
-
-class Diverged(ArithmeticError):
-    """The loss is no number any more."""
 
 
 @dataclass(slots=True)
@@ -51,6 +43,37 @@ class Fit:
         found = self.network(batch.window, batch.seen, batch.season, batch.season_seen)
         self.network.train()
         return self.windows.unscaled(found)
+
+
+@dataclass(frozen=True, slots=True)
+class Fits:
+    """All networks of a training, a part of its checkpoints, and the loop that trains them."""
+
+    all: list[Fit]
+    loop: Loop
+
+    @property
+    def evaluated(self) -> list[Fit]:
+        """Return those that are judged by what they do not know, oldest origin first."""
+        return self.all[:-1]
+
+    @property
+    def final(self) -> Fit:
+        """Return the one that knows everything."""
+        return self.all[-1]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the weights and the optimiser's state of each."""
+        return {
+            str(fit.number): {"network": fit.network.state_dict(), "optimiser": fit.optimiser.state_dict()}
+            for fit in self.all
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` returned."""
+        for fit in self.all:
+            fit.network.load_state_dict(state[str(fit.number)]["network"])
+            fit.optimiser.load_state_dict(state[str(fit.number)]["optimiser"])
 
 
 def input_size_of(config: ForecastConfig, panel: Panel) -> int:
@@ -79,39 +102,55 @@ def choose_device(config: ForecastConfig) -> torch.device:
     return torch.device("cuda" if available and config.device != "cpu" else "cpu")
 
 
-def train(run: Run, config: ForecastConfig, panel: Panel, device: torch.device) -> list[Fit] | None:
+def loop_of(config: ForecastConfig, device: torch.device) -> Loop:
+    """Return the loop of a training: what a repair may change, and what decides the bits, are in its journal."""
+    given: dict[str, Any] = {"learning_rate": config.learning_rate, **environment(config, device)}
+    return Loop(seed=config.seed, batch=config.batch_size, micro_batch=config.micro_batch, **given)
+
+
+def train(
+    run: Run, config: ForecastConfig, panel: Panel, device: torch.device, loop: Loop | None = None
+) -> "Fits | None":
     """Train a fit for each origin and, last, one on everything; None when the run was asked to stop.
 
+    Goes on from the run's checkpoint, if it has one.
+
     Raises:
-        Diverged: A loss became NaN or infinite.
+        Diverged: A loss or a gradient became NaN or infinite.
     """
     torch.set_num_threads(config.threads)
     if device.type == "cuda":
         torch.backends.cudnn.deterministic = True
         torch.backends.cudnn.benchmark = False
-    fits = [_fit(number, end, config, panel, device) for number, end in enumerate(_ends(config, panel))]
+    loop = loop or loop_of(config, device)
+    all_fits = [_fit(number, end, config, panel, device) for number, end in enumerate(_ends(config, panel))]
+    fits = Fits(all_fits, loop)
     look_every = max(1, config.max_steps // LOOKS)
-    for step in range(1, config.max_steps + 1):
-        if run.should_stop():
-            return None
-        rate = learning_rate(config, step)
-        losses = [_step(fit, config, step, rate) for fit in fits]
+    for step in run.steps(
+        config.max_steps,
+        checkpoint_every=config.checkpoint_every,
+        checkpoint_seconds=config.checkpoint_seconds,
+        fits=fits,
+        loop=loop,
+    ):
+        rate = learning_rate(config, step, loop.value("learning_rate", step))
+        losses = _step(fits, config, step, rate)
         metrics = {
             "loss": losses[-1],
             "evaluation_fits_loss": float(np.mean(losses[:-1])),
             "learning_rate": rate,
         }
         if step % look_every == 0 or step == config.max_steps:
-            metrics["held_out_wape"] = _held_out_wape(fits[:-1], panel, config.horizon)
+            metrics["held_out_wape"] = _held_out_wape(fits.evaluated, panel, config.horizon)
         run.log(step, metrics, total_steps=config.max_steps)
-    return fits
+    return None if run.stopping else fits
 
 
-def learning_rate(config: ForecastConfig, step: int) -> float:
-    """Return the learning rate of a step: a short linear rise, then a half cosine to 0."""
+def learning_rate(config: ForecastConfig, step: int, highest: float) -> float:
+    """Return the learning rate of a step: a short linear rise to the highest, then a half cosine to 0."""
     warm_up = max(1, config.max_steps // 15)
     rise = min(1.0, step / warm_up)
-    return config.learning_rate * rise * 0.5 * (1 + math.cos(math.pi * (step - 1) / config.max_steps))
+    return highest * rise * 0.5 * (1 + math.cos(math.pi * (step - 1) / config.max_steps))
 
 
 def build_network(config: ForecastConfig, input_size: int) -> nn.Module:
@@ -139,30 +178,40 @@ def _fit(number: int, end: int, config: ForecastConfig, panel: Panel, device: to
     return Fit(number, windows, network, optimiser)
 
 
-def _step(fit: Fit, config: ForecastConfig, step: int, rate: float) -> float:
-    """Take one optimiser step and return the loss, the mean absolute error of the scaled targets."""
+def _step(fits: "Fits", config: ForecastConfig, step: int, rate: float) -> list[float]:
+    """Take one step with every fit and return their losses, mean absolute errors of the scaled targets."""
+    networks = [fit.network for fit in fits.all]
+
+    def compute(parts: list[slice]) -> list[float]:
+        return [_gradients(fit, config, step, fits.loop, parts) for fit in fits.all]
+
+    losses = fits.loop.gradients(step, networks, compute)
+    norms = [float(nn.utils.clip_grad_norm_(network.parameters(), 1.0)) for network in networks]
+    for loss, norm in zip(losses, norms, strict=True):
+        if not math.isfinite(loss):
+            raise Diverged("the loss", loss, step)
+        if not math.isfinite(norm):
+            raise Diverged("the size of the gradient", norm, step)
+    for fit in fits.all:
+        for group in fit.optimiser.param_groups:
+            group["lr"] = rate
+        fit.optimiser.step()
+    return losses
+
+
+def _gradients(fit: Fit, config: ForecastConfig, step: int, loop: Loop, parts: Sequence[slice]) -> float:
+    """Add up one fit's gradients of a step and return its loss."""
     batch = fit.windows.sample(config.batch_size, generator_of(config.seed, step, fit.number))
-    torch.manual_seed(seed_of(config.seed, step, fit.number))
-    for group in fit.optimiser.param_groups:
-        group["lr"] = rate
-    fit.optimiser.zero_grad(set_to_none=True)
+    loop.reseed(step, fit.number)
     weight = batch.target_seen.sum().clamp(min=1)
     loss = 0.0
-    for part in _parts(batch, config):
+    for rows in parts:
+        part = batch.part(rows)
         forecast = fit.network(part.window, part.seen, part.season, part.season_seen)
         error = ((forecast - part.target).abs() * part.target_seen).sum() / weight
         error.backward()
         loss += float(error.detach())
-    if not math.isfinite(loss):
-        raise Diverged(f"the loss became {loss} at step {step}; try a lower learning_rate")
-    nn.utils.clip_grad_norm_(fit.network.parameters(), 1.0)
-    fit.optimiser.step()
     return loss
-
-
-def _parts(batch: Batch, config: ForecastConfig) -> Sequence[Batch]:
-    size = config.micro_batch or config.batch_size
-    return [batch.part(slice(start, start + size)) for start in range(0, config.batch_size, size)]
 
 
 def _held_out_wape(fits: Sequence[Fit], panel: Panel, horizon: int) -> float:
@@ -177,4 +226,4 @@ def _held_out_wape(fits: Sequence[Fit], panel: Panel, horizon: int) -> float:
 def environment(config: ForecastConfig, device: torch.device) -> dict[str, Any]:
     """Return what decides the bits of a run besides its parameters."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-    return {"torch": torch.__version__, "threads": config.threads, "device": device.type, "device_name": name}
+    return {"torch": str(torch.__version__), "threads": config.threads, "device": device.type, "device_name": name}

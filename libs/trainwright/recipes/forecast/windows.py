@@ -94,13 +94,3 @@ def scale(known: Floats) -> tuple[Floats, Floats]:
     mean = np.nanmean(known, axis=1, keepdims=True)
     std = np.nanstd(known, axis=1, keepdims=True)
     return mean, np.where(std > 0, std, 1.0)
-
-
-def generator_of(seed: int, *place: int) -> torch.Generator:
-    """Return the random generator that belongs to a seed and a place (step, fit); nothing is carried along."""
-    return torch.Generator().manual_seed(seed_of(seed, *place))
-
-
-def seed_of(seed: int, *place: int) -> int:
-    """Return a 63-bit seed that belongs to a seed and a place."""
-    return int(np.random.SeedSequence([seed, *place]).generate_state(1, np.uint64)[0] >> 1)

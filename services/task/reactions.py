@@ -12,6 +12,9 @@ REACTIONS: Reactions = {
     },
     topics.ATTEMPT: {
         attempt.AttemptStarted: handlers.on_attempt_started,
+        attempt.CheckpointSaved: handlers.on_checkpoint_saved,
+        attempt.ParametersApplied: handlers.on_parameters_answered,
+        attempt.ParametersRejected: handlers.on_parameters_answered,
         attempt.AttemptEnded: handlers.on_attempt_ended,
     },
     topics.PULSE: {

@@ -1,10 +1,12 @@
 """Settings of the task service (prefix ``TASK_``)."""
 
 from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
+
+from trainwright.runtime.environment import EnvironmentSettings
 
 
-class TaskSettings(BaseSettings):
+class TaskSettings(EnvironmentSettings):
     """Limits, and what a caller on the same machine may name."""
 
     model_config = SettingsConfigDict(env_prefix="TASK_", frozen=True, extra="ignore")
@@ -13,3 +15,7 @@ class TaskSettings(BaseSettings):
     config_limit: int = Field(48 * 1024, description="Bytes of a resolved task document.")
     file_limit: int = Field(2 * 1024**3, description="Bytes of one uploaded file.")
     script_limit: int = Field(16 * 1024**2, description="Bytes of a script taken from an absolute path.")
+    archive_days: float = Field(
+        30, ge=0, description="Days after which a task that is over is put aside; 0: never."
+    )
+    archive_every: float = Field(600, gt=0, description="Seconds between two looks for tasks to put aside.")

@@ -1,16 +1,19 @@
 """What people see of a task: the document together with what its run last reported."""
 
+from collections.abc import Sequence
 from typing import Any
 
-from services.task.store import PROGRESS, attempts_of
+from services.task.store import attempts_of, last_progress, last_progress_of
 from trainwright.contracts.resource import ResourceUsage
 from trainwright.contracts.task import Progress, TaskDocument, TaskPhase, TaskStatus, TaskSummary, TaskView
 from trainwright.storage.document import Reader
 
+BEFORE_THE_STOP = (TaskPhase.CHECKPOINTING, TaskPhase.FINISHING)
+
 
 async def task_view(reader: Reader, task: TaskDocument) -> TaskView:
     """Return a task as `GET /tasks/{id}` shows it."""
-    last = await _last(reader, task)
+    last = await last_progress(reader, task)
     running = task.status is TaskStatus.RUNNING
     return TaskView.model_validate(
         {
@@ -25,9 +28,13 @@ async def task_view(reader: Reader, task: TaskDocument) -> TaskView:
     )
 
 
-async def task_summary(reader: Reader, task: TaskDocument) -> TaskSummary:
-    """Return a task as a row of `GET /tasks`."""
-    last = await _last(reader, task)
+async def task_summaries(reader: Reader, tasks: Sequence[TaskDocument]) -> list[TaskSummary]:
+    """Return tasks as rows of `GET /tasks`."""
+    last = await last_progress_of(reader, tasks)
+    return [_summary(task, last[task.task_id]) for task in tasks]
+
+
+def _summary(task: TaskDocument, last: dict[str, Any]) -> TaskSummary:
     return TaskSummary(
         task_id=task.task_id,
         name=task.name,
@@ -36,22 +43,22 @@ async def task_summary(reader: Reader, task: TaskDocument) -> TaskSummary:
         phase=_phase(task, last),
         reason=task.reason,
         priority=task.config.priority,
+        strategy=task.config.strategy,
+        labels=task.config.labels,
         attempt=task.attempt,
         progress=_progress(last),
         created_at=task.created_at,
         updated_at=task.updated_at,
+        archived_at=task.archived_at,
     )
 
 
-async def _last(reader: Reader, task: TaskDocument) -> dict[str, Any]:
-    """Return what the task's newest attempt last reported; what an older one said is not shown."""
-    last = await reader.get(PROGRESS.name, task.task_id)
-    return last if last is not None and last["attempt"] == task.attempt else {}
-
-
 def _phase(task: TaskDocument, last: dict[str, Any]) -> TaskPhase:
-    told_by_run = task.phase is TaskPhase.TRAINING and last.get("phase")
-    return TaskPhase(last["phase"]) if told_by_run else task.phase
+    """Return the task's phase; of a run at work its own word, of one that stops only what it still does for it."""
+    told = last.get("phase")
+    if task.phase is TaskPhase.TRAINING and told:
+        return TaskPhase(told)
+    return TaskPhase(told) if task.phase is TaskPhase.STOPPING and told in BEFORE_THE_STOP else task.phase
 
 
 def _progress(last: dict[str, Any]) -> Progress:

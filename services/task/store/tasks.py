@@ -1,20 +1,35 @@
-"""What the task service asks of its store, in its own words."""
+"""Tasks, their history and attempts, what they wait for, and requests that were answered."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from services.task.store.parameters import save_changes
 from trainwright.contracts.base import iso
 from trainwright.contracts.errors import NotFound
+from trainwright.contracts.parameters import ChangedValue
 from trainwright.contracts.task import AttemptSummary, HistoryEntry, TaskDocument
-from trainwright.storage.document import Collection, Reader, Transaction
+from trainwright.storage.document import Collection, In, Reader, Transaction
+from trainwright.storage.meeting import meet
 
-TASKS = Collection("tasks", indexes=("status", "created_at", "updated_at", "config.strategy"))
+TASKS = Collection(
+    "tasks",
+    indexes=(
+        ("status", "archived_at", "created_at"),
+        ("archived_at", "created_at"),
+        "created_at",
+        "updated_at",
+        "ended_at",
+        "config.strategy",
+    ),
+)
 HISTORY = Collection("history", indexes=("task_id",))
 ATTEMPTS = Collection("attempts", indexes=("task_id",))
 PROGRESS = Collection("progress")
 REQUESTS = Collection("requests", indexes=("created_at",))
-COLLECTIONS = (TASKS, HISTORY, ATTEMPTS, PROGRESS, REQUESTS)
+DEPENDENCIES = Collection("dependencies", indexes=("task_id", "on"))
+"""One row for each task that another one still waits for."""
 
 MANY = 100_000
 
@@ -37,11 +52,18 @@ async def get_task(reader: Reader, task_id: str) -> TaskDocument:
     return task
 
 
-async def save_task(tx: Transaction, task: TaskDocument, *, actor: str, cause: str) -> None:
-    """Write a task's next version and its line of history."""
+async def save_task(
+    tx: Transaction, task: TaskDocument, *, actor: str, cause: str, changes: Mapping[str, ChangedValue]
+) -> None:
+    """Write a task's next version and its line of history; without a cause it gets none."""
+    if task.parameter_changes:
+        before = await tx.get(TASKS.name, task.task_id) or {}
+        await save_changes(tx, task.task_id, before.get("parameter_changes", []), task.parameter_changes)
     labels = [f"{name}={value}" for name, value in task.config.labels.items()]  # as filters name them
     document = {**task.model_dump(mode="json"), "label_list": labels}
     await tx.put(TASKS.name, task.task_id, document, expect=task.version - 1)
+    if not cause:
+        return
     entry = HistoryEntry(
         version=task.version,
         time=task.updated_at,
@@ -51,6 +73,7 @@ async def save_task(tx: Transaction, task: TaskDocument, *, actor: str, cause: s
         phase=task.phase,
         reason=task.reason,
         attempt=task.attempt,
+        changes=dict(changes),
     )
     line = {"task_id": task.task_id, **entry.model_dump(mode="json")}
     await tx.put(HISTORY.name, f"{task.task_id}/{task.version:08d}", line)
@@ -76,6 +99,19 @@ async def attempts_of(reader: Reader, task_id: str) -> list[AttemptSummary]:
     return [AttemptSummary.model_validate(item) for item in page.items]
 
 
+async def last_progress(reader: Reader, task: TaskDocument) -> dict[str, Any]:
+    """Return what a task's newest attempt last reported; what an older one said is not shown."""
+    return (await last_progress_of(reader, [task]))[task.task_id]
+
+
+async def last_progress_of(reader: Reader, tasks: Sequence[TaskDocument]) -> dict[str, dict[str, Any]]:
+    """Return what the newest attempts of tasks last reported, by task, in one question."""
+    ids = In(tuple(task.task_id for task in tasks))
+    page = await reader.find(PROGRESS.name, {"id": ids}, limit=len(tasks) or 1)
+    found = {(last.get("task_id"), last["attempt"]): last for last in page.items}
+    return {task.task_id: found.get((task.task_id, task.attempt), {}) for task in tasks}
+
+
 @dataclass(frozen=True, slots=True)
 class SeenRequest:
     """A request that carried an Idempotency-Key, and what it was answered."""
@@ -99,3 +135,31 @@ async def remember_request(tx: Transaction, key: str, seen: SeenRequest, now: da
         "created_at": iso(now),
     }
     await tx.put(REQUESTS.name, key, document)
+
+
+async def set_dependencies(tx: Transaction, task_id: str, others: Sequence[str]) -> None:
+    """Write which tasks, not done yet, a task waits for; one that is done at this moment looks for who waits."""
+    for subject in (task_id, *others) if others else ():
+        await meet(tx, subject)
+    for other in await unmet_dependencies(tx, task_id):
+        if other not in others:
+            await forget_dependency(tx, task_id, other)
+    for other in others:
+        await tx.put(DEPENDENCIES.name, f"{other}/{task_id}", {"task_id": task_id, "on": other})
+
+
+async def unmet_dependencies(reader: Reader, task_id: str) -> list[str]:
+    """Return the tasks that a task still waits for."""
+    page = await reader.find(DEPENDENCIES.name, {"task_id": task_id}, limit=MANY)
+    return [str(item["on"]) for item in page.items]
+
+
+async def dependants_of(reader: Reader, task_id: str) -> list[str]:
+    """Return the tasks that wait for a task."""
+    page = await reader.find(DEPENDENCIES.name, {"on": task_id}, limit=MANY)
+    return [str(item["task_id"]) for item in page.items]
+
+
+async def forget_dependency(tx: Transaction, task_id: str, other: str) -> None:
+    """Note that a task waits for another one no more."""
+    await tx.delete(DEPENDENCIES.name, f"{other}/{task_id}")

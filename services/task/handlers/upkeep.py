@@ -1,0 +1,91 @@
+"""What the task service does by itself: say things again that were not answered, forget, put tasks aside."""
+
+import logging
+from datetime import timedelta
+
+from services.task import domain
+from services.task.handlers.edits import archive_task
+from services.task.handlers.saving import TASK
+from services.task.store import CONFIRMATIONS, MANY, REQUESTS, TASKS
+from trainwright.contracts.base import iso
+from trainwright.contracts.task import FINAL, TaskDocument, TaskPhase, TaskStatus, TaskStatusChanged
+from trainwright.runtime.clock import Clock, derived_id
+from trainwright.runtime.envelope import Cause
+from trainwright.runtime.outbox import announcement, emit
+from trainwright.storage.document import DocumentStore, In, Range, Where
+
+logger = logging.getLogger(__name__)
+
+ANNOUNCED = frozenset(
+    {TaskPhase.WAITING_SLOTS, TaskPhase.WAITING_QUOTA, TaskPhase.BACKING_OFF}
+    | {TaskPhase.STARTING, TaskPhase.STOPPING}
+)
+"""Phases in which a task waits for somebody's answer; so does a held one whose worker is still to stop a run."""
+REQUESTS_KEPT = timedelta(hours=24)
+ARCHIVED_AT_ONCE = 500
+
+
+class Announcer:
+    """Says again what waits for somebody who did not answer: after 1, 2, 4 … rounds of a minute, then every hour.
+
+    Rounds are counted here and not by the clock: one that is set back would keep it silent for as long.
+    """
+
+    def __init__(self, store: DocumentStore, clock: Clock) -> None:
+        self._store = store
+        self._clock = clock
+        self._rounds: dict[str, tuple[int, int]] = {}
+        """By task: the version that waits, and how many rounds it was seen waiting before this one."""
+
+    async def run(self) -> None:
+        """Do one round."""
+        waiting = {"status": In((TaskStatus.PENDING, TaskStatus.RUNNING, TaskStatus.PAUSED))}
+        page = await self._store.find(TASKS.name, waiting, limit=MANY)
+        rounds, self._rounds = self._rounds, {}
+        for item in page.items:
+            task_id, version = item["task_id"], item["version"]
+            known, number = rounds.get(task_id, (version, 0))
+            self._rounds[task_id] = (version, number + 1 if known == version else 1)
+            if known == version and number and not (number % 60 and number & (number - 1)):
+                await self._say(TaskDocument.model_validate(item))
+
+    async def _say(self, task: TaskDocument) -> None:
+        held = task.phase is TaskPhase.HELD and task.worker_id is not None
+        if task.phase in ANNOUNCED or held or (task.phase in domain.LIVE and domain.is_waiting(task)):
+            event = TaskStatusChanged(task=task)
+            async with self._store.transaction() as tx:
+                cause = announcement(event, self._clock)
+                await emit(tx, [event], source="task", cause=cause, clock=self._clock)
+
+
+async def forget_requests(store: DocumentStore, clock: Clock) -> None:
+    """Drop Idempotency-Keys of more than a day ago, and confirmations that were never given."""
+    before = iso(clock.now() - REQUESTS_KEPT)
+    page = await store.find(REQUESTS.name, {"created_at": Range(lt=before)}, sort="created_at", limit=1000)
+    over: Where = {"expires_at": Range(lt=iso(clock.now()))}
+    late = await store.find(CONFIRMATIONS.name, over, sort="expires_at", limit=1000)
+    async with store.transaction() as tx:
+        for item in page.items:
+            await tx.delete(REQUESTS.name, item["key"])
+        for item in late.items:
+            await tx.delete(CONFIRMATIONS.name, item["token"])
+
+
+async def archive_old(store: DocumentStore, clock: Clock, *, days: float) -> None:
+    """Put tasks aside that were over so many days ago; 0 days: never."""
+    if not days:
+        return
+    where: Where = {
+        "status": In(tuple(FINAL)),
+        "archived_at": None,
+        "ended_at": Range(lt=iso(clock.now() - timedelta(days=days))),
+    }
+    page = await store.find(TASKS.name, where, sort="ended_at", limit=ARCHIVED_AT_ONCE)
+    for item in page.items:
+        task_id = str(item["task_id"])
+        async with store.transaction() as tx:
+            task, events = await archive_task(task_id, actor=TASK, tx=tx, clock=clock)
+            cause = Cause(derived_id(task_id, task.version, "archive"))
+            await emit(tx, events, source=TASK, cause=cause, clock=clock)
+    if page.items:
+        logger.info("%d tasks were put aside", len(page.items))

@@ -1,4 +1,4 @@
-"""The scheduler owns workers as the platform sees them, the queue, placements, and the numbers of attempts."""
+"""The scheduler owns workers as the platform sees them, the queue, quotas, placements, the numbers of attempts."""
 
 from services.scheduler.service import build_service
 

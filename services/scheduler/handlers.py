@@ -5,38 +5,58 @@ Placing itself is not here (``passes.py``): these handlers only say that somethi
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from datetime import timedelta
 
-from services.scheduler.domain import stop_wish, wants_place
+from services.scheduler.domain.gangs import Ending
+from services.scheduler.domain.tasks import is_over, past_key, stop_wish, wants_place
 from services.scheduler.leases import Leases
+from services.scheduler.members import (
+    ended,
+    lose,
+    reincarnated,
+    released,
+    stop_commands,
+    watched,
+)
+from services.scheduler.requests import cordon
 from services.scheduler.settings import SchedulerSettings
 from services.scheduler.store import (
     ALIVE,
     DRAINING,
+    ENTRIES,
     LOST,
+    PAST,
     STOPPED,
+    WORKERS,
+    Cordon,
     Entry,
+    Newest,
     WorkerEntry,
     assigned,
     find_entry,
     find_worker,
+    newest_attempt,
+    note_past,
     save_entry,
     save_worker,
 )
-from trainwright.contracts.attempt import AttemptEnded
+from trainwright.contracts.attempt import AttemptDocument, AttemptEnded
 from trainwright.contracts.base import Event
-from trainwright.contracts.command import StopAttempt
+from trainwright.contracts.command import GIVEN_UP, StopAttempt, UpdateParameters
+from trainwright.contracts.failure import FailureClass
+from trainwright.contracts.gang import MemberEnded
+from trainwright.contracts.parameters import ChangeState
 from trainwright.contracts.pulse import SchedulerProbed, WorkerHeartbeat
 from trainwright.contracts.queue import (
     Placement,
     PlacementAssigned,
-    PlacementReleased,
     PlacementState,
     WorkerLost,
 )
-from trainwright.contracts.task import FINAL, StopKind, TaskDocument, TaskEvent
-from trainwright.contracts.worker import AttemptRef, WorkerEvent
+from trainwright.contracts.task import StopKind, TaskDocument, TaskEvent, TaskStatus
+from trainwright.contracts.worker import AttemptRef, WorkerDocument, WorkerEvent
 from trainwright.runtime.clock import Clock
-from trainwright.runtime.envelope import TRACE
+from trainwright.runtime.telemetry.tracing import TRACE
 from trainwright.storage.document import Transaction
 
 QUEUED, ASSIGNED, RELEASED = PlacementState.QUEUED, PlacementState.ASSIGNED, PlacementState.RELEASED
@@ -48,119 +68,202 @@ class Handlers:
 
     leases: Leases
     settings: SchedulerSettings
-    wake: Callable[[], None]
-    scheduler_id: str
+    wake: Callable[..., None]
+    """Asks for a pass; takes the collection and the name of what changed."""
 
     async def on_task_changed(self, event: TaskEvent, *, tx: Transaction, clock: Clock) -> Sequence[Event]:
-        """Queue a task that wants a place; stop the run of one that must not go on."""
+        """Queue a task that wants a place, take it from one that does not, stop a run that must not go on."""
         task = event.task
         entry = await find_entry(tx, task.task_id) or _new_entry(task, clock)
+        if task.checkpoints[:1] != entry.task.checkpoints[:1]:
+            entry = replace(entry, saved_at=clock.now())
+        if task.status is TaskStatus.COMPLETED and entry.task.status is not TaskStatus.COMPLETED:
+            await note_past(tx, past_key(task), task.ran_seconds)
+            self.wake(PAST.name, past_key(task))
         entry = replace(entry, task=task, traceparent=TRACE.get())
         events: list[Event] = []
         placement = entry.placement
-        seen = task.attempt >= placement.attempt  # else the task has not heard of its newest placement yet
-        wish = stop_wish(task)
-        if wants_place(task) and placement.state is not QUEUED and (seen or placement.state is RELEASED):
-            entry = _queue(entry, clock)
-        elif wish is not None and placement.state is QUEUED:
-            entry = entry.moved(clock.now(), state=RELEASED, reason="not wanted any more")
-            events.append(PlacementReleased(placement=entry.placement))
-        elif task.status in FINAL and placement.state is ASSIGNED and seen:
-            entry = entry.moved(clock.now(), state=RELEASED, reason=f"task {task.status}")
-            events.append(PlacementReleased(placement=entry.placement))
-        elif wish is not None and placement.state is ASSIGNED:
-            events.append(self._stop(placement, wish, task.reason))
+        if placement.state is ASSIGNED and not is_over(task, placement.attempt):
+            entry, events = self._pass_on(entry)
+        elif wants_place(task):
+            if placement.state is ASSIGNED:  # we were not told its end: say that the place is free for others
+                entry, events = released(entry, f"attempt {placement.attempt} is over", clock.now())
+            entry = entry if placement.state is QUEUED else _queue(entry, clock)
+        elif placement.state is not RELEASED:
+            entry, events = released(entry, f"task {task.status}", clock.now())
+        elif entry.lost_on is not None and not is_over(task, placement.attempt):
+            events = [WorkerLost(placement=placement)]  # it has not heard, or not yet: it ignores a repeat
         await save_entry(tx, entry)
-        self.wake()
+        self.wake(ENTRIES.name, task.task_id)
         return events
 
     async def on_attempt_ended(self, event: AttemptEnded, *, tx: Transaction, clock: Clock) -> Sequence[Event]:
         """Free the slots of an attempt that is over."""
         attempt = event.attempt
+        events = await self._judge_worker(attempt, tx, clock)
         entry = await find_entry(tx, attempt.task_id)
         if entry is None or not _holds(entry, attempt.attempt):
-            return []
-        entry = entry.moved(clock.now(), state=RELEASED, reason=f"attempt {attempt.attempt} ended")
+            return events
+        if entry.placement.members:
+            ending = Ending(rank=0, worker_id=attempt.worker_id, outcome=attempt.outcome, reported=True)
+            entry, news = ended(entry, ending, clock.now())
+        else:
+            entry, news = released(entry, f"attempt {attempt.attempt} ended", clock.now())
         await save_entry(tx, entry)
-        self.wake()
-        return [PlacementReleased(placement=entry.placement)]
+        self.wake(ENTRIES.name, attempt.task_id)
+        return [*events, *news]
+
+    async def on_member_ended(self, event: MemberEnded, *, tx: Transaction, clock: Clock) -> Sequence[Event]:
+        """Note that one of several workers is over with its part of an attempt."""
+        member = event.member
+        entry = await find_entry(tx, member.task_id)
+        if entry is None or not _holds(entry, member.attempt):
+            return []
+        ending = Ending(
+            rank=member.rank,
+            worker_id=member.worker_id,
+            outcome=member.outcome,
+            failure=member.failure,
+            peer_lost=member.peer_lost,
+        )
+        entry, events = ended(entry, ending, clock.now())
+        await save_entry(tx, entry)
+        self.wake(ENTRIES.name, member.task_id)
+        return events
 
     async def on_worker_changed(self, event: WorkerEvent, *, tx: Transaction, clock: Clock) -> Sequence[Event]:
         """Take a worker in, or let it go; attempts that a new incarnation does not know are over."""
         worker = event.worker
         known = await find_worker(tx, worker.worker_id)
-        if known is None or known.worker.incarnation != worker.incarnation:
+        is_new = known is None or known.worker.incarnation != worker.incarnation
+        if is_new or worker.returns_within is not None:
             self.leases.arrived(worker.worker_id)
-        state = STOPPED if worker.stopped else DRAINING if worker.draining else ALIVE
-        await save_worker(tx, WorkerEntry(worker, state))
+        await save_worker(tx, _renewed(known, worker))
         adopted = {(ref.task_id, ref.attempt) for ref in worker.adopted}
         events: list[Event] = []
         for entry in await assigned(tx, worker.worker_id):
-            placement = entry.placement
-            if (placement.task_id, placement.attempt) in adopted and not worker.stopped:
-                if placement.incarnation != worker.incarnation:
-                    entry = entry.moved(clock.now(), incarnation=worker.incarnation, reason="found again")
-                    await save_entry(tx, entry)
-                    events.append(PlacementAssigned(placement=entry.placement))
-            elif placement.incarnation != worker.incarnation:
-                events.append(await lose(entry, "its worker started anew without it", tx=tx, clock=clock))
-            elif worker.stopped:
-                events.append(await lose(entry, "its worker stopped", tx=tx, clock=clock))
-        self.wake()
+            ref = entry.placement.task_id, entry.placement.attempt
+            is_adopted = ref in adopted and not worker.stopped
+            changed, news = _arrived(entry, worker, is_adopted, clock)
+            await save_entry(tx, changed)
+            events += news
+            self.wake(ENTRIES.name, ref[0])
+        self.wake(WORKERS.name, worker.worker_id)
         return events
 
     async def on_heartbeat(self, event: WorkerHeartbeat, *, tx: Transaction, clock: Clock) -> Sequence[Event]:
         """Renew a lease; end runs that the worker should not have any more."""
         known = await find_worker(tx, event.worker_id)
-        if known is None or known.worker.incarnation != event.incarnation:
+        if known is None:
             return []
+        if known.worker.incarnation != event.incarnation:
+            self.leases.heard_stranger(event)
+            return []
+        if event.worker_id not in self.leases.pulses:
+            self.wake(WORKERS.name, event.worker_id)
         self.leases.heard(event)
-        if known.state == LOST:
-            await save_worker(tx, WorkerEntry(known.worker, ALIVE))
-            self.wake()
+        if known.state == LOST and self.leases.healthy_since is not None:  # and not a word from before its loss
+            await save_worker(tx, _renewed(known, known.worker))
+            self.wake(WORKERS.name, event.worker_id)
         events: list[Event] = []
         for ref in event.running:
-            entry = await find_entry(tx, ref.task_id)
-            if entry is not None and _is_fenced(entry, ref, event):
-                events.append(self._stop_fenced(event, ref))
+            newest = await newest_attempt(tx, ref.task_id)
+            if newest is not None and _is_fenced(newest, ref.attempt, event.worker_id):
+                events.append(_stop_fenced(event, ref))
         return events
 
     async def on_probe(self, event: SchedulerProbed, *, tx: Transaction, clock: Clock) -> Sequence[Event]:
         """Note that our own path through Kafka works."""
-        if event.scheduler == self.scheduler_id:
-            self.leases.probe_seen(event.seq)
+        self.leases.probe_seen(event.scheduler, event.seq)
         return []
 
-    def _stop(self, placement: Placement, kind: StopKind, reason: str) -> StopAttempt:
-        assert placement.worker_id is not None  # an assigned placement has a worker
-        assert placement.incarnation is not None
-        return StopAttempt(
-            worker_id=placement.worker_id,
-            incarnation=placement.incarnation,
-            task_id=placement.task_id,
-            attempt=placement.attempt,
-            kind=kind,
-            grace_seconds=self.settings.stop_grace,
-            reason=reason,
-        )
+    async def _judge_worker(self, attempt: AttemptDocument, tx: Transaction, clock: Clock) -> list[Event]:
+        """Count a run that failed for its worker's own fault; leave a worker out where that happens again."""
+        if attempt.failure is None or attempt.failure.failure_class is not FailureClass.NODE_BAD:
+            return []
+        known = await find_worker(tx, attempt.worker_id)
+        if known is None:
+            return []
+        now, settings = clock.now(), self.settings
+        recent = [at for at in known.bad if (now - at).total_seconds() < settings.bad_within]
+        known = replace(known, bad=(*recent, now))
+        self.wake(WORKERS.name, attempt.worker_id)
+        if len(known.bad) < settings.bad_runs or known.cordon is not None:
+            await save_worker(tx, known)
+            return []
+        left_out = timedelta(seconds=settings.bad_for * 2 ** min(known.cordoned, 8))
+        reason = f"{len(known.bad)} runs failed there for its own fault, the last one: {attempt.failure.message}"
+        found = Cordon(reason[:300], "scheduler", now + left_out)
+        known = replace(known, cordoned=known.cordoned + 1)
+        _, events = await cordon(known, found, tx=tx, clock=clock)
+        return list(events)
 
-    def _stop_fenced(self, heartbeat: WorkerHeartbeat, ref: AttemptRef) -> StopAttempt:
-        return StopAttempt(
-            worker_id=heartbeat.worker_id,
-            incarnation=heartbeat.incarnation,
-            task_id=ref.task_id,
-            attempt=ref.attempt,
-            kind=StopKind.PREEMPT,
-            grace_seconds=0,
-            reason="this attempt was given up; another one took its place",
-        )
+    def _pass_on(self, entry: Entry) -> tuple[Entry, list[Event]]:
+        """Tell the worker how the task wants its attempt to stop: once, and again when that has changed; and
+        changed parameters until its run has answered, a repeat is harmless.
+        """
+        news: list[Event] = _update(entry)
+        wish = stop_wish(entry.task)
+        if wish is None and entry.gives_way_to is not None:
+            return entry, news
+        if wish is entry.asked or wish is None:
+            return replace(entry, asked=wish), news
+        stops = stop_commands(entry, wish, grace=self.settings.stop_grace, reason=entry.task.reason)
+        return replace(entry, asked=wish), [*news, *stops]
 
 
-async def lose(entry: Entry, why: str, *, tx: Transaction, clock: Clock) -> WorkerLost:
-    """Give an attempt up: free its slots and fence it."""
-    entry = entry.moved(clock.now(), state=RELEASED, reason=why)
-    await save_entry(tx, entry)
-    return WorkerLost(placement=entry.placement)
+def _renewed(known: WorkerEntry | None, worker: WorkerDocument) -> WorkerEntry:
+    """Return a worker as it says it stands; what was decided about it here stays."""
+    if known is None:
+        return WorkerEntry(worker, state_of(worker))
+    return replace(known, worker=worker, state=state_of(worker))
+
+
+def state_of(worker: WorkerDocument) -> str:
+    """Return how a worker stands that says this of itself."""
+    return STOPPED if worker.stopped else DRAINING if worker.draining else ALIVE
+
+
+def _arrived(entry: Entry, worker: WorkerDocument, is_adopted: bool, clock: Clock) -> tuple[Entry, list[Event]]:
+    """Return a run's entry after its worker has spoken."""
+    member = next((one for one in watched(entry) if one.worker_id == worker.worker_id), None)
+    if member is None or (member.incarnation == worker.incarnation and (is_adopted or not worker.stopped)):
+        return entry, []
+    if is_adopted:
+        entry = reincarnated(entry, member, worker.incarnation, clock.now())
+        return entry, [PlacementAssigned(placement=entry.placement)]
+    anew = member.incarnation != worker.incarnation
+    return lose(entry, member, "its worker started anew without it" if anew else "its worker stopped", clock.now())
+
+
+def _stop_fenced(heartbeat: WorkerHeartbeat, ref: AttemptRef) -> StopAttempt:
+    return StopAttempt(
+        worker_id=heartbeat.worker_id,
+        incarnation=heartbeat.incarnation,
+        task_id=ref.task_id,
+        attempt=ref.attempt,
+        revision=GIVEN_UP,
+        kind=StopKind.PREEMPT,
+        grace_seconds=0,
+        reason="this attempt was given up; another one took its place",
+    )
+
+
+def _update(entry: Entry) -> list[Event]:
+    """Return the command that hands a run the changed parameters that none has answered yet."""
+    placement, task = entry.placement, entry.task
+    changes = [one for one in task.parameter_changes if one.state is ChangeState.REQUESTED]
+    if not changes or placement.worker_id is None or placement.incarnation is None:
+        return []
+    command = UpdateParameters(
+        worker_id=placement.worker_id,
+        incarnation=placement.incarnation,
+        task_id=placement.task_id,
+        attempt=placement.attempt,
+        revision=task.parameter_revision,
+        changes=changes,
+    )
+    return [command]
 
 
 def _new_entry(task: TaskDocument, clock: Clock) -> Entry:
@@ -169,17 +272,22 @@ def _new_entry(task: TaskDocument, clock: Clock) -> Entry:
 
 
 def _queue(entry: Entry, clock: Clock) -> Entry:
-    entry = entry.moved(clock.now(), state=QUEUED, worker_id=None, incarnation=None, reason="queued")
-    return replace(entry, assigned_at=None, told="")
+    now = clock.now()
+    entry = entry.moved(
+        now, state=QUEUED, worker_id=None, incarnation=None, members=[], rendezvous=None, reason="queued"
+    )
+    entry = replace(entry, gives_way_to=None, reservation=None, guest_of=None, endings=())
+    return replace(entry, assigned_at=None, told="", queued_at=now)
 
 
 def _holds(entry: Entry, attempt: int) -> bool:
     return entry.placement.state is ASSIGNED and entry.placement.attempt == attempt
 
 
-def _is_fenced(entry: Entry, ref: AttemptRef, heartbeat: WorkerHeartbeat) -> bool:
-    """Return whether a run that a worker lists was given up. A heartbeat may be older than what we know."""
-    placement = entry.placement
-    if ref.attempt != placement.attempt:
-        return ref.attempt < placement.attempt
-    return placement.state is not ASSIGNED and heartbeat.time > placement.updated_at
+def _is_fenced(newest: Newest, attempt: int, worker_id: str) -> bool:
+    """Return whether a run that a worker lists was given up.
+
+    A heartbeat may be older than the end that we know of: to stop what is over does nothing.
+    """
+    gave_up = not newest.has_its_place or worker_id in newest.lost_on
+    return attempt < newest.attempt or (attempt == newest.attempt and gave_up)

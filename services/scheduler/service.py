@@ -1,12 +1,14 @@
 """Composition of the scheduler."""
 
+from services.scheduler.figures import Figures
 from services.scheduler.handlers import Handlers
 from services.scheduler.leases import Leases
-from services.scheduler.passes import Passes
+from services.scheduler.passes import Passes, voices
 from services.scheduler.reactions import reactions
 from services.scheduler.routes import build_router
 from services.scheduler.settings import SchedulerSettings
 from services.scheduler.store import COLLECTIONS
+from trainwright.contracts.topics import PULSE
 from trainwright.runtime.pulse import PulseSender
 from trainwright.runtime.service import Loop, Runtime, Service
 
@@ -16,19 +18,22 @@ def build_service(runtime: Runtime) -> Service:
     settings = SchedulerSettings()
     clock = runtime.clock
     store = runtime.store("scheduler", COLLECTIONS)
-    leases = Leases(clock, settings)
+    leases = Leases(clock, settings, voices(runtime.kafka.partitions(PULSE), clock))
     pulses = PulseSender("scheduler", runtime.kafka, clock)
-    scheduler_id = clock.new_id("scheduler")
-    passes = Passes(store, leases, settings, clock, pulses, scheduler_id)
-    handlers = Handlers(leases, settings, passes.wake, scheduler_id)
+    passes = Passes(store, leases, settings, clock, pulses, leads=False)
+    handlers = Handlers(leases, settings, passes.wake)
     return Service(
         name="scheduler",
         store=store,
         reactions=reactions(handlers),
-        router=build_router(store, leases),
+        router=build_router(passes, leases),
         loops=[
-            Loop("sweep for lost workers and attempts", 1, passes.sweep),
+            Loop("watch for lost workers", settings.watch_every, passes.watch),
+            Loop("sweep for lost attempts", 1, passes.sweep),
+            Loop("keep what was used", 60, passes.keep),
             Loop("probe", settings.probe_every, passes.probe),
         ],
-        tasks=[passes.place_for_ever, pulses.run],
+        tasks=[passes.place_for_ever, pulses.run, leases.while_leading],
+        exclusive=True,
+        figures=Figures(store).read,
     )

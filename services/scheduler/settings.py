@@ -1,18 +1,30 @@
 """Settings of the scheduler (prefix ``SCHEDULER_``)."""
 
 from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
+
+from trainwright.runtime.environment import EnvironmentSettings
 
 
-class SchedulerSettings(BaseSettings):
-    """How patient the scheduler is. All in seconds."""
+class SchedulerSettings(EnvironmentSettings):
+    """How patient the scheduler is. Times are in seconds."""
 
     model_config = SettingsConfigDict(env_prefix="SCHEDULER_", frozen=True, extra="ignore")
 
     lease: float = Field(8, description="Silence of a worker, while the scheduler is healthy, until it is lost.")
+    returning: float = Field(30, description="The same for one that was not heard since the scheduler started.")
     probe_every: float = Field(2, description="Between probes of the scheduler's own path through Kafka.")
     probe_late: float = Field(2, description="Round trip of a probe from which the scheduler is not healthy.")
     pause: float = Field(2, description="Gap between the scheduler's own ticks that counts as a pause.")
+    watch_every: float = Field(0.5, description="Between looks for workers whose lease is over.")
     unknown_after: float = Field(30, description="A placement that its worker never lists is lost after this.")
     ended_after: float = Field(60, description="A placement that its worker lists as ended is lost after this.")
     stop_grace: float = Field(10, description="Time that a run has to end by itself when it is asked to.")
+    preempt_grace: float = Field(30, description="The same for one whose place is needed for another task.")
+    protected: float = Field(
+        60, description="A run keeps its place for so long; twice as long after each loss of it."
+    )
+    bad_runs: int = Field(2, description="Runs that fail on a worker for its own fault until it is left out.")
+    bad_within: float = Field(3600, description="Time in which they count.")
+    bad_for: float = Field(600, description="Time that it is left out first; twice as long each time after.")
+    overdue: float = Field(3600, description="Time of waiting after which a task may get every eighth place.")

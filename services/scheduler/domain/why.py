@@ -1,0 +1,224 @@
+"""Why a task waits: its place in the order, what blocks it by name, what would unblock it, and since when it will.
+
+Computed from the same state as a pass, when somebody asks.
+"""
+
+from bisect import bisect_left
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from services.scheduler.domain.planning import plan
+from services.scheduler.domain.pool import Room
+from services.scheduler.domain.preempting import may_take, protected_until
+from services.scheduler.domain.queue import (
+    LATER,
+    Group,
+    Reason,
+    Shape,
+    Waiting,
+    hosts_for,
+    never_fits,
+    no_room,
+    rank_of,
+    shape_of,
+    size_of,
+)
+from services.scheduler.domain.shares import Ledger
+from services.scheduler.domain.state import UNKNOWN, Hold, State, earliest
+from trainwright.contracts.queue import WaitClass
+from trainwright.contracts.waiting import Blocker, Estimate, Why
+
+SHOWN = 20
+"""Blockers that are named."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A question about one task."""
+
+    state: State
+    waiting: Waiting
+    now: float
+    ledger: Ledger
+    names: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def shape(self) -> Shape:
+        return shape_of(self.waiting)
+
+
+def why(state: State, waiting: Waiting, now: float, names: Mapping[str, str]) -> Why:
+    """Return why a task waits; it need not be in the queue. ``names`` are tasks' names for people."""
+    asked = _Asked(state, waiting, now, Ledger(state.shares, state.pool, now), names)
+    reason, blockers, unblock, estimate = _reasons(asked)
+    return Why(
+        task_id=waiting.task_id,
+        waits=True,
+        waits_for=reason.wait,
+        reason=reason.words,
+        position=None if reason.wait is WaitClass.LATER else 1 + _ahead(asked),
+        waiting=len(state.queue.waiting),
+        priority=waiting.priority,
+        strategy=waiting.strategy or None,
+        blocked_by=blockers[:SHOWN],
+        unblocked_by=unblock,
+        estimate=estimate,
+    )
+
+
+def _ahead(asked: _Asked) -> int:
+    """Return how many tasks go first by priority, fair share and age."""
+    return sum(_ahead_in(asked, shape, group) for shape, group in asked.state.queue.groups.items())
+
+
+def _ahead_in(asked: _Asked, shape: Shape, group: Group) -> int:
+    me, share = asked.waiting, asked.ledger.share
+    higher = bisect_left(group.members, (-me.priority, -UNKNOWN, ""))
+    alike = bisect_left(group.members, (1 - me.priority, -UNKNOWN, "")) - higher
+    older = bisect_left(group.members, rank_of(me)) - higher
+    if shape.claims != me.claims:
+        return higher + (alike if shape.claims else 0)
+    if shape.strategy == me.strategy or share(shape.strategy) == share(me.strategy):
+        return higher + older
+    return higher + (alike if share(shape.strategy) < share(me.strategy) else 0)
+
+
+Answer = tuple[Reason, list[Blocker], list[str], Estimate | None]
+
+
+def _reasons(asked: _Asked) -> Answer:
+    state, waiting, now = asked.state, asked.waiting, asked.now
+    if waiting.not_before is not None and waiting.not_before > now:
+        at = datetime.fromtimestamp(waiting.not_before, UTC)
+        return LATER, [], ["its pause is over"], Estimate(starts_at=at, basis="its pause, not before")
+    never = never_fits(asked.shape, state.pool)
+    if never is not None:
+        return never, [], _larger(asked, never), None
+    refused = asked.ledger.refusal(waiting.strategy, waiting.needs)
+    return _by_slots(asked) if refused is None else _by_quota(asked, refused)
+
+
+def _larger(asked: _Asked, reason: Reason) -> list[str]:
+    if reason.wait is WaitClass.WORKER:
+        return ["a worker connects"]
+    needs = asked.waiting.needs
+    return [f"a worker with {size_of(needs)} connects", "the task asks for less"]
+
+
+def _by_quota(asked: _Asked, refused: Reason) -> Answer:
+    name = asked.waiting.strategy
+    runs = [run for run in asked.state.runs.values() if run.strategy == name]
+    quota = Blocker(kind="quota", id=name, reason=refused.words)
+    blockers = [quota, *(_blocker(asked, run.task_id, f"counts for strategy {name}") for run in runs)]
+    unblock = ["the quota is raised"]
+    if not refused.words.startswith("never"):
+        unblock = [f"one of the {len(runs)} runs of strategy {name} ends", *unblock]
+    ends = [end for end in (asked.state.end_of(run, asked.now) for run in runs) if end[0] < UNKNOWN]
+    if not ends or refused.words.startswith("never"):
+        return refused, blockers, unblock, None
+    at, basis = min(ends)
+    return (
+        refused,
+        blockers,
+        unblock,
+        _estimate(at, f"{basis} of the first run of its strategy to end, not before"),
+    )
+
+
+def _by_slots(asked: _Asked) -> Answer:
+    state, waiting, now = asked.state, asked.waiting, asked.now
+    hosts, _ = hosts_for(asked.shape, state.pool)
+    reason = no_room(asked.shape, state.pool, hosts)
+    extra = () if waiting.task_id in state.queue.waiting else (waiting,)
+    held = plan(state, now, extra=extra, limit=10_000).held
+    found = []
+    for worker_id in hosts:
+        free = _free(state, worker_id, now)
+        releases = state.releases(worker_id, now)
+        at, basis, _ = earliest(waiting.needs, state.pool.hosts[worker_id], free, releases, now)
+        found.append((at, waiting.needs.gpu - len(free.gpus), worker_id, basis))
+    chosen = sorted(found)[: waiting.needs.members]
+    if held is not None and held.task_id == waiting.task_id:
+        chosen = [one for one in found if one[2] in held.workers]
+        blockers, unblock = _of_workers(asked, [one[2] for one in chosen])
+        return reason, blockers, unblock, _estimate(held.starts, held.basis, certain=held.starts < UNKNOWN)
+    at, _, _, basis = chosen[-1]
+    blockers, unblock = _of_workers(asked, [one[2] for one in chosen])
+    if held is not None:
+        blockers, unblock = _behind(asked, held, blockers, unblock)
+    return (
+        reason,
+        blockers,
+        unblock,
+        _estimate(at, f"{basis or 'free places'}; those ahead of it go first, not before"),
+    )
+
+
+def _behind(
+    asked: _Asked, held: Hold, blockers: list[Blocker], unblock: list[str]
+) -> tuple[list[Blocker], list[str]]:
+    where = ", ".join(held.workers[:4]) + (" …" if len(held.workers) > 4 else "")
+    first = _blocker(asked, held.task_id, f"is first in the order; places on {where} are kept for it")
+    limit = "" if asked.waiting.limit is not None else " or the task has a `timeout` that ends before that"
+    return [first, *blockers], [*unblock, f"{held.task_id} starts{limit}"]
+
+
+def _of_workers(asked: _Asked, workers: list[str]) -> tuple[list[Blocker], list[str]]:
+    """Return who has what the task needs on these workers, and what would move them."""
+    state, waiting, now = asked.state, asked.waiting, asked.now
+    blockers: list[Blocker] = []
+    unblock: list[str] = []
+    for worker_id in workers:
+        names = state.runs_on.get(worker_id, {})
+        for task_id, part in names.items():
+            run = state.runs[task_id]
+            blockers.append(_blocker(asked, task_id, f"has {_size(part)} of {worker_id}{_stays(asked, task_id)}"))
+            if may_take(waiting, run, state, now) and run.lost_work(now) > 0:
+                unblock.append(f"{task_id} gives its place up")
+        kept = [one for one in state.reserved_on(worker_id) if one.until > now and not one.is_for(waiting)]
+        for one in kept:
+            words = f"keeps {_size(one.part)} of {worker_id}"
+            blockers.append(Blocker(kind="reservation", id=one.reservation_id, reason=words))
+            unblock.append(f"reservation {one.reservation_id} ends")
+        if names:
+            some = ", ".join(list(names)[:4]) + (" …" if len(names) > 4 else "")
+            unblock.append(f"enough of {some} on {worker_id} ends" if len(names) > 1 else f"{some} ends")
+    return blockers, unblock
+
+
+def _stays(asked: _Asked, task_id: str) -> str:
+    """Return why a run of a lower priority keeps its place, if it does."""
+    run, me = asked.state.runs[task_id], asked.waiting
+    if run.priority >= me.priority:
+        return ""
+    if run.gives_way_to is not None:
+        return f"; it gives its place up for {run.gives_way_to}"
+    if not run.preemptible:
+        return "; it has a lower priority but is not preemptible"
+    if run.task_id in me.spares:
+        return "; it has a lower priority now, but this task gave its place up for it before"
+    left = protected_until(run, asked.state) - asked.now
+    return f"; it has a lower priority but keeps its place for {left:.0f} s more" if left > 0 else ""
+
+
+def _blocker(asked: _Asked, task_id: str, reason: str) -> Blocker:
+    return Blocker(kind="task", id=task_id, name=asked.names.get(task_id, ""), reason=reason)
+
+
+def _free(state: State, worker_id: str, now: float) -> Room:
+    free = state.pool.room[worker_id]
+    for one in state.reserved_on(worker_id):
+        free = free.minus(state.left_of(one)) if one.until > now else free
+    return free
+
+
+def _size(part: Room) -> str:
+    gpus = f"{len(part.gpus)} GPU" if part.gpus else ""
+    return ", ".join(words for words in (gpus, f"{part.cpu:g} CPU" if part.cpu else "") if words) or "its place"
+
+
+def _estimate(at: float, basis: str, *, certain: bool = False) -> Estimate:
+    if at == UNKNOWN:
+        return Estimate(basis="unknown: no end is known of what runs there (no `timeout`, no past runs)")
+    return Estimate(starts_at=datetime.fromtimestamp(at, UTC), basis=basis, certain=certain)

@@ -1,0 +1,171 @@
+"""What the scheduler does by itself, over its own store: what commands carry, what a worker does not know."""
+
+from collections.abc import AsyncIterator, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from services.scheduler.handlers import Handlers
+from services.scheduler.leases import Leases
+from services.scheduler.passes import Passes
+from services.scheduler.settings import SchedulerSettings
+from services.scheduler.store import COLLECTIONS, find_entry
+from tests.runtime_kit import MOMENT, FastClock, task_event
+from trainwright.contracts.base import Event
+from trainwright.contracts.checkpoint import Checkpoint
+from trainwright.contracts.command import RunAttempt
+from trainwright.contracts.failure import FailureClass
+from trainwright.contracts.pulse import WorkerHeartbeat
+from trainwright.contracts.queue import PlacementState, WorkerLost
+from trainwright.contracts.task import Repair, TaskPhase
+from trainwright.contracts.task_config import TaskConfig
+from trainwright.contracts.worker import AttemptRef, WorkerDocument, WorkerRegistered
+from trainwright.runtime.kafka import Kafka
+from trainwright.runtime.pulse import PulseSender
+from trainwright.runtime.settings import RuntimeSettings
+from trainwright.storage.sqlite import SqliteStore
+
+TASK = task_event().task.task_id
+KNOWN = AttemptRef(task_id=TASK, attempt=1)
+
+
+class Scheduler:
+    """A scheduler without a log: events are handed to it, commands are read from its outbox."""
+
+    def __init__(self, store: SqliteStore) -> None:
+        self.store, self.clock, settings = store, FastClock(), SchedulerSettings()
+        self.leases = Leases(self.clock, settings, ["voice"])
+        pulses = PulseSender("scheduler", Kafka(RuntimeSettings()), self.clock)
+        self.passes = Passes(store, self.leases, settings, self.clock, pulses)
+        self.handlers = Handlers(self.leases, settings, self.passes.wake)
+
+    async def hear(self, event: Event) -> Sequence[Any]:
+        """Apply an event; return what follows."""
+        reactions: dict[str, Any] = {
+            "task": self.handlers.on_task_changed,
+            "worker": self.handlers.on_worker_changed,
+            "pulse": self.handlers.on_heartbeat,
+        }
+        async with self.store.transaction() as tx:
+            answers: Sequence[Any] = await reactions[event.noun](event, tx=tx, clock=self.clock)
+        return answers
+
+    async def live(self, seconds: int, running: list[AttemptRef] | None, *, probes: bool = True) -> None:
+        """Let seconds pass as they do; a worker that beats (whose clock is an hour ahead) says what runs there."""
+        for _ in range(seconds):
+            await self.clock.sleep(1)
+            self.leases.tick()
+            seq = self.leases.next_probe()
+            if probes:
+                self.leases.probe_seen("voice", seq)
+            if running is not None:
+                time = self.clock.now() + timedelta(hours=1)
+                await self.hear(WorkerHeartbeat(worker_id="w", incarnation="one", time=time, running=running))
+            await self.passes.watch()
+            await self.passes.sweep()
+
+    async def is_sent(self) -> None:
+        """Let the relay send what waits."""
+        rows = await self.store.outbox_pending("event", 100)
+        async with self.store.transaction() as tx:
+            await tx.mark_sent([row.seq for row in rows], self.clock.now())
+
+    async def holds_a_place(self) -> bool:
+        """Return whether the task holds a place."""
+        entry = await find_entry(self.store, TASK)
+        return entry is not None and entry.placement.state is PlacementState.ASSIGNED
+
+
+@pytest.fixture
+async def scheduler(tmp_path: Path) -> AsyncIterator[Scheduler]:
+    store = SqliteStore(tmp_path / "scheduler.db", COLLECTIONS)
+    await store.open()
+    found = Scheduler(store)
+    worker = WorkerDocument(
+        worker_id="w", incarnation="one", version=1, hostname="here", cpus=4, memory=2**34, registered_at=MOMENT
+    )
+    await found.hear(WorkerRegistered(worker=worker))
+    await found.live(1, [])
+    yield found
+    await store.close()
+
+
+async def test_a_command_carries_what_the_next_attempt_goes_on_from(scheduler: Scheduler) -> None:
+    repair = Repair(attempt=1, failure_class=FailureClass.OUT_OF_MEMORY, action="halve the micro-batch", at=MOMENT)
+    found: dict[str, Any] = {
+        "config": TaskConfig(recipe="script", timeout=600),
+        "attempt": 1,
+        "overrides": {"micro_batch": 4},
+        "repairs": [repair],
+        "checkpoints": [Checkpoint(step=step, attempt=1, manifest="0" * 64, saved_at=MOMENT) for step in (9, 6)],
+        "ran_seconds": 480.0,
+    }
+    await scheduler.hear(task_event(version=7, **found))
+    await scheduler.passes.place()
+    rows = await scheduler.store.outbox_pending("event", 10)
+    (row,) = [row for row in rows if "command" in row.topic]
+    command = RunAttempt.model_validate_json(row.value)
+    assert (command.attempt, command.overrides, command.timeout_seconds) == (2, {"micro_batch": 4}, 120)
+    assert (command.repairs, [one.step for one in command.resume_from]) == ([repair], [9, 6])
+
+
+async def test_a_worker_that_nobody_has_heard_is_given_no_work(scheduler: Scheduler) -> None:
+    """The log may tell of workers of long ago: a scheduler that begins anew on it reads all of them."""
+    scheduler.leases.pulses.clear()
+    await scheduler.hear(task_event())
+    await scheduler.passes.place()
+    assert not await scheduler.holds_a_place()
+    await scheduler.live(1, [])
+    await scheduler.passes.place()
+    assert await scheduler.holds_a_place()
+
+
+async def test_a_command_that_waits_to_be_sent_is_not_missed(scheduler: Scheduler) -> None:
+    await scheduler.hear(task_event())
+    await scheduler.passes.place()
+    await scheduler.live(300, [])  # the relay cannot send, while heartbeats and probes come through
+    assert await scheduler.holds_a_place()
+    await scheduler.is_sent()
+    await scheduler.live(29, [])
+    assert await scheduler.holds_a_place()
+    await scheduler.live(4, [])
+    assert not await scheduler.holds_a_place()
+
+
+async def test_a_loss_is_told_again_to_a_task_that_has_not_heard(scheduler: Scheduler) -> None:
+    """The event that told it may have been lost for good: the task would wait for its run for ever."""
+    await scheduler.hear(task_event())
+    await scheduler.passes.place()
+    await scheduler.is_sent()
+    await scheduler.live(40, [])
+    assert not await scheduler.holds_a_place()
+    starting: dict[str, Any] = {"attempt": 1, "worker_id": "w", "phase": TaskPhase.STARTING}
+    (told,) = await scheduler.hear(task_event(version=3, **starting))
+    assert isinstance(told, WorkerLost)
+    assert (told.placement.attempt, told.placement.worker_id) == (1, "w")
+    assert await scheduler.hear(task_event(version=4, attempt=1)) == [], "it waits for its next place"
+
+
+async def test_a_run_that_its_worker_never_lists_is_given_up(scheduler: Scheduler) -> None:
+    await scheduler.hear(task_event())
+    await scheduler.passes.place()
+    await scheduler.is_sent()
+    await scheduler.live(29, [])
+    assert await scheduler.holds_a_place()
+    await scheduler.live(4, [])
+    assert not await scheduler.holds_a_place()
+
+
+async def test_time_in_which_nobody_could_be_heard_does_not_count(scheduler: Scheduler) -> None:
+    await scheduler.hear(task_event())
+    await scheduler.passes.place()
+    await scheduler.is_sent()
+    await scheduler.live(20, [])
+    await scheduler.live(600, None, probes=False)  # Kafka is away, and the command with it
+    await scheduler.live(20, [])
+    assert await scheduler.holds_a_place()
+    await scheduler.live(20, [KNOWN])
+    await scheduler.live(29, [])
+    assert await scheduler.holds_a_place(), "it is counted anew once it was listed"

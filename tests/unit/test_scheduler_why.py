@@ -1,0 +1,102 @@
+"""Why a task waits: what blocks it is named, what would unblock it is told, an estimate says what it rests on."""
+
+import pytest
+
+from services.scheduler.domain.planning import plan
+from services.scheduler.domain.pool import Host, Needs, Room
+from services.scheduler.domain.queue import Waiting
+from services.scheduler.domain.shares import Quota
+from services.scheduler.domain.state import LIMIT, PAST_RUNS, Reservation, State
+from services.scheduler.domain.why import why
+from tests.scheduling_kit import NOW, a_host, a_run, a_state, places
+from trainwright.contracts.queue import WaitClass
+from trainwright.contracts.waiting import Why
+
+
+def asked(state: State, task_id: str) -> Why:
+    return why(state, state.queue.waiting[task_id], NOW, {"r": "nightly"})
+
+
+def test_the_first_in_the_order_is_told_whom_it_waits_for_and_when_that_ends() -> None:
+    run = a_run("r", [("worker-1", Room((0, 1), 2))], ends=NOW + 600, basis=LIMIT)
+    state = a_state([a_host(gpus=2)], [Waiting("a", Needs(2)), Waiting("b", Needs(1), age=1)], [run])
+    found = asked(state, "a")
+    assert (found.waits_for, found.position, found.waiting) == (WaitClass.SLOTS, 1, 2)
+    assert [(one.kind, one.id, one.name) for one in found.blocked_by] == [("task", "r", "nightly")]
+    assert found.unblocked_by == ["r ends"]
+    assert found.estimate is not None
+    assert found.estimate.starts_at is not None
+    assert (found.estimate.starts_at.timestamp(), found.estimate.basis) == (NOW + 600, LIMIT)
+    assert found.estimate.certain
+
+
+def test_one_behind_the_first_is_told_for_whom_places_are_kept() -> None:
+    run = a_run("r", [("worker-1", Room((0,), 1))], ends=NOW + 600, basis=PAST_RUNS)
+    queue = [Waiting("a", Needs(2)), Waiting("b", Needs(1), age=1)]
+    state = a_state([a_host(gpus=2)], queue, [run])
+    assert places(plan(state, NOW)) == {}
+    found = asked(state, "b")
+    assert (found.position, found.blocked_by[0].id) == (2, "a")
+    assert found.unblocked_by[-1] == "a starts or the task has a `timeout` that ends before that"
+    assert found.estimate is not None
+    assert not found.estimate.certain
+
+
+def test_an_end_that_nobody_knows_is_called_unknown() -> None:
+    state = a_state([a_host()], [Waiting("a", Needs(cpu=4))], [a_run("r", [("worker-1", Room(cpu=1))])])
+    found = asked(state, "a")
+    assert found.estimate is not None
+    assert (found.estimate.starts_at, found.estimate.certain) == (None, False)
+    assert "no `timeout`, no past runs" in found.estimate.basis
+
+
+@pytest.mark.parametrize(
+    ("needs", "hosts", "wait", "unblock"),
+    [
+        (Needs(), [], WaitClass.WORKER, "a worker connects"),
+        (Needs(4), [a_host(gpus=2)], WaitClass.SIZE, "a worker with 4 GPU, 1 CPU connects"),
+        (Needs(1, members=2), [a_host(gpus=2)], WaitClass.SIZE, "the task asks for less"),
+    ],
+)
+def test_what_never_fits_is_told_what_would_do(
+    needs: Needs, hosts: list[Host], wait: WaitClass, unblock: str
+) -> None:
+    found = asked(a_state(hosts, [Waiting("a", needs)]), "a")
+    assert (found.waits_for, found.estimate) == (wait, None)
+    assert unblock in found.unblocked_by
+
+
+def test_a_quota_is_named_with_the_runs_that_use_it_up() -> None:
+    run = a_run("r", [("worker-1", Room(cpu=2))], strategy="s", ends=NOW + 60, basis=LIMIT)
+    queue = [Waiting("a", Needs(cpu=1), strategy="s"), Waiting("b", Needs(cpu=3), strategy="s")]
+    state = a_state([a_host()], queue, [run], quotas={"s": Quota()})
+    found = asked(state, "a")
+    assert (found.waits_for, found.strategy) == (WaitClass.QUOTA, "s")
+    assert [(one.kind, one.id) for one in found.blocked_by] == [("quota", "s"), ("task", "r")]
+    assert found.unblocked_by == ["one of the 1 runs of strategy s ends", "the quota is raised"]
+    never = asked(state, "b")
+    assert never.reason == "never fits the quota of strategy s: asks for 3, may have 2 CPU (50 % of 4)"
+    assert (never.unblocked_by, never.estimate) == (["the quota is raised"], None)
+
+
+def test_a_pause_and_a_reservation_are_named() -> None:
+    kept = Reservation("reservation-1", "worker-1", Room(cpu=3), NOW + 50, strategy="s")
+    queue = [Waiting("a", Needs(cpu=2)), Waiting("b", Needs(), not_before=NOW + 9)]
+    state = a_state([a_host()], queue, reservations=[kept])
+    found = asked(state, "a")
+    assert [(one.kind, one.id) for one in found.blocked_by] == [("reservation", "reservation-1")]
+    assert found.unblocked_by == ["reservation reservation-1 ends"]
+    later = asked(state, "b")
+    assert (later.waits_for, later.position, later.unblocked_by) == (WaitClass.LATER, None, ["its pause is over"])
+
+
+def test_the_position_counts_who_goes_first_by_priority_share_and_age() -> None:
+    run = a_run("r", [("worker-1", Room(cpu=4))], strategy="busy")
+    queue = [
+        Waiting("high", Needs(cpu=4), priority=9, age=5, strategy="busy"),
+        Waiting("old", Needs(cpu=4), age=1, strategy="busy"),
+        Waiting("idle", Needs(cpu=3), age=4, strategy="idle"),
+        Waiting("low", Needs(cpu=4), priority=-1, age=0, strategy="idle"),
+    ]
+    state = a_state([a_host()], queue, [run])
+    assert [asked(state, name).position for name in ("high", "idle", "old", "low")] == [1, 2, 3, 4]

@@ -10,8 +10,10 @@ from datetime import datetime
 from pathlib import Path
 
 from services.trainer_worker import spawn, store
+from services.trainer_worker.checkpoints import remove_local
 from services.trainer_worker.domain import Attempt, AttemptState, Stop, StopCause
-from services.trainer_worker.lead import Lead, Workplace
+from services.trainer_worker.lead import Lead
+from services.trainer_worker.place import Workplace
 from trainwright.contracts.errors import StoreUnavailable
 from trainwright.runtime.clock import Backoff
 from trainwright.training import layout
@@ -93,12 +95,11 @@ class Attempts:
     async def _take_up(self) -> None:
         for found in await store.live_attempts(self._place.documents):
             attempt = found
-            if self.stopping is not None and attempt.stop is None and attempt.state is not AttemptState.ENDED:
+            if self.stopping is not None and attempt.state is not AttemptState.ENDED:
                 attempt = await self._note_stop(attempt, self.stopping)
             lead = self.leads.get(attempt.key)
             if lead is not None:
-                if lead.attempt.stop != attempt.stop:
-                    lead.refresh(lead.attempt.model_copy(update={"stop": attempt.stop}))
+                lead.refresh(attempt)
                 continue
             lead = self.leads[attempt.key] = Lead(attempt, self._place, lambda key: self.on_phase(key))
             task = self._tasks[attempt.key] = asyncio.create_task(lead.run(), name=attempt.key)
@@ -107,12 +108,14 @@ class Attempts:
     async def _note_stop(self, attempt: Attempt, stop: Stop) -> Attempt:
         async with self._place.documents.transaction() as tx:
             fresh = await store.attempt_of(tx, attempt.key) or attempt
-            stopped_attempt = fresh.model_copy(update={"stop": fresh.stop or stop})
+            both = stop if fresh.stop is None else fresh.stop.then(stop)
+            stopped_attempt = fresh.model_copy(update={"stop": both})
             await store.put_attempt(tx, stopped_attempt)
         return stopped_attempt
 
     async def _give_up(self, attempt: Attempt, directory: Path) -> None:
         killed = await asyncio.to_thread(spawn.kill_leftovers, directory)
+        await asyncio.to_thread(remove_local, directory)
         logger.warning("%s is lost: nothing watches over it; %d processes ended", attempt.key, killed)
         async with self._place.documents.transaction() as tx:
             now = self._place.clock.now()

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from services.trainer_worker.domain import Attempt
+from trainwright import crash
 from trainwright.contracts.attempt import BundleFile, BundleManifest
 from trainwright.contracts.base import iso
 from trainwright.storage.blob import BlobStore
@@ -23,6 +24,7 @@ async def store_bundle(directory: Path, attempt: Attempt, worker_id: str, blobs:
     for name, path in (await asyncio.to_thread(bundle_files, directory)).items():
         blob = await blobs.write_file(path)
         files[name] = BundleFile(sha256=blob.sha256, size=blob.size)
+    crash.point("agent.bundle_stored")
     manifest = BundleManifest(files=files, metadata=metadata)
     return (await blobs.write_bytes(manifest.model_dump_json().encode())).sha256
 
@@ -46,6 +48,9 @@ def _facts(attempt: Attempt, worker_id: str) -> dict[str, Any]:
         "name": attempt.name,
         "recipe": attempt.config.recipe,
         "config": config,
+        "overrides": attempt.overrides,
+        "repairs": [repair.model_dump(mode="json") for repair in attempt.repairs],
+        "resume_step": attempt.resume_step,
         "data": attempt.config.data,
         "file_hashes": {file.path: file.sha256 for file in attempt.config.files},
         "git_commit": _commit(attempt),

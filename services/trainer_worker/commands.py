@@ -14,6 +14,7 @@ from aiokafka.errors import KafkaError
 from aiokafka.partitioner import DefaultPartitioner
 
 from services.trainer_worker import store
+from trainwright import crash
 from trainwright.contracts.errors import StoreUnavailable
 from trainwright.contracts.topics import COMMAND
 from trainwright.runtime.apply import Inbound, apply, apply_each
@@ -80,7 +81,7 @@ class CommandReader:
                 if polled:
                     await self._keep(polled, partition, cluster)
                 elif self._clock.monotonic() - heard > QUIET_SECONDS:
-                    await self._check_not_stuck(consumer, partition)
+                    await self._check_not_stuck(consumer, partition, cluster)
                 else:
                     continue
                 heard = self._clock.monotonic()
@@ -110,11 +111,13 @@ class CommandReader:
             polled = await consumer.getmany(timeout_ms=POLL_MS, max_records=POLL_RECORDS)
             await self._keep(polled, partition, cluster)
 
-    async def _check_not_stuck(self, consumer: AIOKafkaConsumer, partition: TopicPartition) -> None:
-        """Have the client rebuilt when it hears nothing although it is not at the log's end.
+    async def _check_not_stuck(self, consumer: AIOKafkaConsumer, partition: TopicPartition, cluster: str) -> None:
+        """Have the client rebuilt when it hears nothing although it is not at the log's end, or reads another log.
 
         Seen after broker restarts; and when the log was lost, it ends before our position.
         """
+        if await self._kafka.cluster_id() != cluster:
+            raise KafkaError("the log is another one; commands are read from its beginning")
         position = await asyncio.wait_for(consumer.position(partition), REQUEST_TIMEOUT_MS / 1000)
         end = (await self._ends(consumer, partition))[partition]
         if end != position:
@@ -143,5 +146,6 @@ class CommandReader:
             except Exception:
                 logger.info("a command of %d fails; one by one", len(mine), exc_info=True)
                 await apply_each(mine, self._inbound)
+            crash.point("agent.command_kept")
         async with self._inbound.store.transaction() as tx:
             await store.put_command_position(tx, cluster, partition.partition, records[-1].offset + 1)

@@ -1,20 +1,27 @@
-"""One worker's attempts: their states, and what an ending means. Pure: no I/O, no clock.
+"""One worker's attempts: their states, and the requests to end them. Pure: no I/O, no clock.
 
 `accepted → running → ended → reported`: a command was kept; a process runs; it is over; everything that it
 had to say is published and so is its ending. `lost`: another incarnation's, of which nothing is left.
+Not here: what an ending means (`verdict.py`).
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterable
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from trainwright.contracts.attempt import AttemptDocument, Failure, FailureClass, Outcome
-from trainwright.contracts.base import Contract, Number, Sha256, Timestamp
+from pydantic import ValidationError
+
+from trainwright.contracts.attempt import AttemptDocument, Outcome
+from trainwright.contracts.base import Contract, JsonObject, Number, Sha256, Timestamp
+from trainwright.contracts.checkpoint import Checkpoint
+from trainwright.contracts.failure import Failure, FailureClass
+from trainwright.contracts.parameters import ParameterAnswer, ParameterChange
+from trainwright.contracts.queue import Member, Rendezvous
 from trainwright.contracts.resource import Slots
-from trainwright.contracts.task import StopKind, TaskConfig
+from trainwright.contracts.task import Repair, StopKind
+from trainwright.contracts.task_config import TaskConfig
 from trainwright.contracts.worker import AttemptRef
-from trainwright.training.classify import Ending, classify
 
 LATEST_NAMES = 200
 
@@ -33,22 +40,63 @@ LIVE = (AttemptState.ACCEPTED, AttemptState.RUNNING, AttemptState.ENDED)
 
 
 class StopCause(StrEnum):
-    """Why this worker ends an attempt: the scheduler's kinds, and its own."""
+    """Why this worker ends an attempt: the scheduler's kinds, its own, and what it saw of the run."""
 
+    PAUSE = StopKind.PAUSE.value
     CANCEL = StopKind.CANCEL.value
     PREEMPT = StopKind.PREEMPT.value
     FENCED = "fenced"
     WORKER_STOPS = "worker_stops"
+    HUNG = FailureClass.HUNG.value
+    DIVERGED = FailureClass.DIVERGED.value
+    TIMED_OUT = FailureClass.TIMED_OUT.value
+
+
+SEEN_ILL = frozenset({StopCause.HUNG, StopCause.DIVERGED, StopCause.TIMED_OUT})
+"""What the worker itself found out about a run."""
+
+_RANKS = {
+    StopCause.WORKER_STOPS: 0,
+    StopCause.PREEMPT: 1,
+    StopCause.PAUSE: 2,
+    **dict.fromkeys(SEEN_ILL, 3),
+    StopCause.CANCEL: 4,
+    StopCause.FENCED: 5,
+}
 
 
 class Stop(Contract):
-    """A request to end an attempt; ``term_seconds`` is the time between SIGTERM and SIGKILL."""
+    """A request to end an attempt; ``term_seconds`` is the time between the signal and SIGKILL."""
 
     kind: StopCause
     revision: int = 1
     grace_seconds: float = 10
     term_seconds: float = 10
     reason: str = ""
+    bad_step: int | None = None
+
+    @property
+    def signal(self) -> str:
+        """Return the signal sent at the deadline: of a run that hangs, the one that has its stacks written."""
+        return "SIGABRT" if self.kind is StopCause.HUNG else "SIGTERM"
+
+    def then(self, later: "Stop") -> "Stop":
+        """Return what holds when another request follows: the weightier one, of equals the newer; never more
+        time.
+        """
+        mine, other = (_RANKS[self.kind], self.revision), (_RANKS[later.kind], later.revision)
+        times = {
+            "grace_seconds": min(self.grace_seconds, later.grace_seconds),
+            "term_seconds": min(self.term_seconds, later.term_seconds),
+        }
+        return (later if other > mine else self).model_copy(update=times)
+
+
+class Concluded(Contract):
+    """How an attempt on several workers ended, all of them considered."""
+
+    outcome: Outcome
+    failure: Failure | None = None
 
 
 class Attempt(Contract):
@@ -60,7 +108,18 @@ class Attempt(Contract):
     name: str
     config: TaskConfig
     slots: Slots
+    overrides: JsonObject = {}
+    parameter_changes: list[ParameterChange] = []
+    answers: list[ParameterAnswer] = []
+    repairs: list[Repair] = []
+    resume_from: list[Checkpoint] = []
+    timeout_seconds: float | None = None
+    rank: int = 0
+    members: list[Member] = []
+    rendezvous: Rendezvous | None = None
+    concluded: Concluded | None = None
     state: AttemptState = AttemptState.ACCEPTED
+    version: int = 0
     received_at: Timestamp
     started_at: Timestamp | None = None
     ended_at: Timestamp | None = None
@@ -69,6 +128,27 @@ class Attempt(Contract):
     outcome: Outcome | None = None
     failure: Failure | None = None
     bundle: Sha256 | None = None
+    resume_step: int = 0
+    checkpoints: list[Checkpoint] = []
+    traceparent: str | None = None
+    """The run's own place in the trace: what it says continues from here, whichever agent is there by then."""
+    commanded_in: str | None = None
+    """The place of the command that the run continues."""
+
+    @property
+    def parameters(self) -> JsonObject:
+        """Return the task's parameters with what repairs and people have changed."""
+        return {**self.config.parameters, **self.overrides}
+
+    @property
+    def speaks(self) -> bool:
+        """Return whether this worker speaks for the attempt: the only one, or rank 0's."""
+        return self.rank == 0
+
+    @property
+    def is_fenced(self) -> bool:
+        """Return whether a newer attempt of the task has taken its place."""
+        return self.stop is not None and self.stop.kind is StopCause.FENCED
 
     @property
     def key(self) -> str:
@@ -111,79 +191,57 @@ class Read(Contract):
         return max(0.0, (self.total_steps - self.step) * seconds / steps)
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What an ending means."""
-
-    outcome: Outcome
-    failure: Failure | None = None
-
-
-def judge(ending: Ending, stop: Stop | None, *, asked: bool, stop_seen: bool) -> Verdict:
-    """Return what an ending means; `asked` says that the request to stop had reached the process's parent.
-
-    A run that ended well before it noticed the request has completed; one that noticed it, or was ended,
-    has not.
-    """
-    if ending.reason in ("no_agent", "shim_told_to_end"):
-        away = "the worker was away for longer than its runs wait"
-        message = away if ending.reason == "no_agent" else "the run's parent process was told to end"
-        return Verdict(Outcome.INTERRUPTED, infrastructure(FailureClass.WORKER_LOST, message))
-    if stop is not None and (stop_seen or (asked and ending.exit_code != 0)):
-        return stopped(stop)
-    if ending.exit_code == 0:
-        return Verdict(Outcome.COMPLETED)
-    return Verdict(Outcome.FAILED, classify(ending))
-
-
-def stopped(stop: Stop) -> Verdict:
-    """Return what a stop on request means."""
-    if stop.kind is StopCause.CANCEL:
-        return Verdict(Outcome.CANCELLED)
-    kind = FailureClass.PREEMPTED if stop.kind is StopCause.PREEMPT else FailureClass.WORKER_LOST
-    messages = {
-        StopCause.PREEMPT: "the place was needed for another task",
-        StopCause.FENCED: "a newer attempt of the task runs",
-        StopCause.WORKER_STOPS: "the worker was stopped",
-    }
-    return Verdict(Outcome.INTERRUPTED, infrastructure(kind, stop.reason or messages[stop.kind]))
-
-
-def infrastructure(kind: FailureClass, message: str) -> Failure:
-    """Return a loss that is nobody's fault."""
-    return Failure(failure_class=kind, message=message)
-
-
-def ending_of(exit_file: dict[str, Any], stderr_tail: str, folder: str = "") -> Ending:
-    """Return what the shim's `exit.json` and the end of stderr say of a run in `folder`."""
-    return Ending(
-        exit_code=exit_file.get("exit_code"),
-        signal=exit_file.get("signal"),
-        reason=str(exit_file.get("reason") or "exited"),
-        error=exit_file.get("error"),
-        stderr=stderr_tail,
-        oom_kills=int(exit_file.get("oom_kills") or 0),
-        folder=folder,
-    )
-
-
 def document(attempt: Attempt, worker_id: str, incarnation: str, read: Read) -> AttemptDocument:
-    """Return the public document of an attempt: version 1 when it starts, 2 when it has ended."""
+    """Return the public document of an attempt."""
     return AttemptDocument(
         task_id=attempt.task_id,
         attempt=attempt.attempt,
-        version=1 if attempt.outcome is None else 2,
+        version=attempt.version,
         worker_id=worker_id,
         incarnation=incarnation,
         started_at=attempt.started_at,
         ended_at=attempt.ended_at,
+        resume_step=attempt.resume_step,
         final_step=read.step if attempt.outcome is not None else None,
         total_steps=read.total_steps,
         latest_metrics=read.latest,
         outcome=attempt.outcome,
         failure=attempt.failure,
         bundle=attempt.bundle,
+        checkpoints=attempt.checkpoints,
+        parameters=attempt.answers,
     )
+
+
+def with_changes(known: list[ParameterChange], news: Iterable[ParameterChange]) -> list[ParameterChange]:
+    """Return the changes of an attempt's parameters with those that are new, by revision."""
+    newest = max((one.revision for one in known), default=0)
+    later = sorted((one for one in news if one.revision > newest), key=lambda one: one.revision)
+    return [*known, *later]
+
+
+def with_answers(known: list[ParameterAnswer], found: object) -> list[ParameterAnswer]:
+    """Return a run's answers with those that its file has besides; what is none of ours is passed over."""
+    told = {one.revision for one in known}
+    fresh = []
+    for item in found if isinstance(found, list) else ():
+        try:
+            answer = ParameterAnswer.model_validate(item)
+        except ValidationError:
+            continue
+        if answer.revision not in told:
+            told.add(answer.revision)
+            fresh.append(answer)
+    return [*known, *sorted(fresh, key=lambda one: one.revision)]
+
+
+def answer_in_words(changes: list[ParameterChange], answer: ParameterAnswer) -> str:
+    """Return what a run did about changed parameters, for its log."""
+    change = next((one for one in changes if one.revision == answer.revision), None)
+    values = change.changes.items() if change is not None else ()
+    what = ", ".join(f"{name} {value.old} → {value.new}" for name, value in values)
+    said = f"parameters of revision {answer.revision}{f' ({what})' if what else ''}"
+    return f"{said} hold from step {answer.step}" if answer.error is None else f"{said} refused: {answer.error}"
 
 
 def command_line(recipe: str, parameters: dict[str, Any], python: str) -> list[str]:

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from services.trainer_worker import store
-from services.trainer_worker.domain import LIVE, Attempt, AttemptState, Stop, StopCause, is_late, key_of
+from services.trainer_worker.domain import LIVE, Attempt, Concluded, Stop, StopCause, is_late, key_of, with_changes
 from trainwright.contracts.base import Event
-from trainwright.contracts.command import RunAttempt, StopAttempt
+from trainwright.contracts.command import ConcludeAttempt, RunAttempt, StopAttempt, UpdateParameters
 from trainwright.runtime.clock import Clock
+from trainwright.runtime.telemetry.tracing import TRACE, TRACING
 from trainwright.storage.document import Transaction
 
 logger = logging.getLogger(__name__)
@@ -34,8 +35,9 @@ class CommandHandlers:
             logger.warning("attempt %d of %s refused: %s", event.attempt, event.task_id, refusal)
             return []
         for older in known:
-            if older.state in LIVE and older.stop is None:
-                stop = Stop(kind=StopCause.FENCED, grace_seconds=FENCED_GRACE)
+            if older.state in LIVE:
+                fence = Stop(kind=StopCause.FENCED, grace_seconds=FENCED_GRACE)
+                stop = fence if older.stop is None else older.stop.then(fence)
                 await store.put_attempt(tx, older.model_copy(update={"stop": stop}))
         accepted = Attempt(
             task_id=event.task_id,
@@ -44,7 +46,17 @@ class CommandHandlers:
             name=event.name,
             config=event.config,
             slots=event.slots,
+            overrides=event.overrides,
+            parameter_changes=event.parameter_changes,
+            repairs=event.repairs,
+            resume_from=event.resume_from,
+            timeout_seconds=event.timeout_seconds,
+            rank=event.rank,
+            members=event.members,
+            rendezvous=event.rendezvous,
             received_at=clock.now(),
+            traceparent=TRACING.reserve(TRACE.get()),
+            commanded_in=TRACE.get(),
         )
         await store.put_attempt(tx, accepted)
         return []
@@ -52,12 +64,10 @@ class CommandHandlers:
     async def on_stop_attempt(self, event: StopAttempt, *, tx: Transaction, clock: Clock) -> Sequence[Event]:
         """Keep the wish to stop an attempt, for whichever incarnation it was meant: its number is enough."""
         attempt = await store.attempt_of(tx, key_of(event.task_id, event.attempt))
-        if attempt is None or attempt.state not in (AttemptState.ACCEPTED, AttemptState.RUNNING):
+        if attempt is None or attempt.state not in LIVE:
             logger.info("attempt %d of %s is not running here: no stop", event.attempt, event.task_id)
             return []
         if is_late(event.not_after, clock.now()):
-            return []
-        if attempt.stop is not None and attempt.stop.revision >= event.revision:
             return []
         stop = Stop(
             kind=StopCause(event.kind.value),
@@ -65,7 +75,31 @@ class CommandHandlers:
             grace_seconds=event.grace_seconds,
             reason=event.reason,
         )
+        if attempt.stop is not None:
+            stop = attempt.stop.then(stop)
         await store.put_attempt(tx, attempt.model_copy(update={"stop": stop}))
+        return []
+
+    async def on_update_parameters(
+        self, event: UpdateParameters, *, tx: Transaction, clock: Clock
+    ) -> Sequence[Event]:
+        """Keep changed parameters for a run that is here; those of another one come with its own start."""
+        attempt = await store.attempt_of(tx, key_of(event.task_id, event.attempt))
+        if attempt is None or attempt.state not in LIVE or is_late(event.not_after, clock.now()):
+            logger.info("attempt %d of %s is not running here: no change", event.attempt, event.task_id)
+            return []
+        changes = with_changes(attempt.parameter_changes, event.changes)
+        await store.put_attempt(tx, attempt.model_copy(update={"parameter_changes": changes}))
+        return []
+
+    async def on_conclude_attempt(
+        self, event: ConcludeAttempt, *, tx: Transaction, clock: Clock
+    ) -> Sequence[Event]:
+        """Keep how an attempt ended that several workers ran: now its end may be told."""
+        attempt = await store.attempt_of(tx, key_of(event.task_id, event.attempt))
+        if attempt is not None and attempt.state in LIVE:
+            concluded = Concluded(outcome=event.outcome, failure=event.failure)
+            await store.put_attempt(tx, attempt.model_copy(update={"concluded": concluded}))
         return []
 
     def _refusal(self, event: RunAttempt, highest: int, clock: Clock) -> str | None:

@@ -7,7 +7,8 @@ from services.trainer_worker import store
 from services.trainer_worker.attempts import Attempts
 from services.trainer_worker.domain import Read
 from services.trainer_worker.inventory import UsageMeter, gpu_usage, total_usage
-from services.trainer_worker.lead import Lead, Workplace
+from services.trainer_worker.lead import Lead
+from services.trainer_worker.place import Workplace
 from trainwright.contracts.pulse import AttemptProgressed, WorkerHeartbeat
 from trainwright.contracts.resource import ResourceUsage
 from trainwright.contracts.worker import WorkerDocument
@@ -43,15 +44,13 @@ class Pulses:
         """Send a heartbeat with what runs and what ended lately."""
         place = self._place
         await self._measure()
-        ended = await store.reported_since(place.documents, place.clock.now() - ENDED_FOR)
-        live = await store.live_attempts(place.documents)
         heartbeat = WorkerHeartbeat(
             worker_id=place.worker_id,
             incarnation=place.incarnation,
             time=place.clock.now(),
             usage=total_usage(self._usage, self._gpu),
-            running=[attempt.ref for attempt in live],
-            ended=[attempt.ref for attempt in ended],
+            running=await store.live_refs(place.documents),
+            ended=await store.reported_since(place.documents, place.clock.now() - ENDED_FOR),
         )
         self._sender.send("heartbeat", heartbeat)
 
@@ -79,7 +78,7 @@ class Pulses:
     def _send(self, key: str) -> None:
         self._unsent.discard(key)
         lead, read = self._attempts.leads.get(key), self._place.publisher.read(key)
-        if lead is None or read is None:
+        if lead is None or read is None or not lead.attempt.speaks:
             return
         self._sent_at[key] = self._place.clock.monotonic()
         self._seq += 1
@@ -89,11 +88,12 @@ class Pulses:
             worker_id=self._place.worker_id,
             seq=self._seq,
             phase=lead.phase,
-            step=read.step or 0,
+            step=lead.attempt.resume_step if read.step is None else read.step,
             total_steps=read.total_steps,
             latest_metrics=read.latest,
             usage=self._usage_of(lead),
             eta_seconds=read.eta_seconds(),
+            asks_stop=lead.asks_stop,
         )
         self._sender.send(key, progress)
 

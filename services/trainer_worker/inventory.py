@@ -5,11 +5,15 @@ Linux reads /proc and control groups; elsewhere totals come from the system and 
 """
 
 import asyncio
+import contextlib
 import os
 import shutil
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+import psutil
 
 from trainwright.contracts.resource import Gpu, ResourceUsage
 
@@ -17,6 +21,8 @@ MIB = 1024 * 1024
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _GPU_TIMEOUT = 10.0
+TABLE_SECONDS = 5.0
+"""How long the machine's process table is believed: what a run starts meanwhile counts a little later."""
 
 
 def cpu_cores() -> float:
@@ -87,27 +93,89 @@ def _first_line(path: Path) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """One row of the process table."""
+    """One row of the process table; ``reaped_seconds`` is the CPU time of its children that have ended."""
 
     parent: int
+    state: str
     cpu_seconds: float
+    reaped_seconds: float
     memory: int
 
 
 def process_table() -> dict[int, Process]:
     """Return the machine's processes by pid; empty where there is no /proc."""
-    table = {}
-    for name in os.listdir("/proc") if os.path.isdir("/proc/self") else []:
-        if not name.isdigit():
-            continue
-        try:
-            with open(f"/proc/{name}/stat", "rb") as file:
-                cells = file.read().rpartition(b")")[2].split()
-        except OSError:
-            continue
-        cpu = (int(cells[11]) + int(cells[12])) / _TICKS
-        table[int(name)] = Process(int(cells[1]), cpu, int(cells[21]) * _PAGE)
-    return table
+    names = os.listdir("/proc") if os.path.isdir("/proc/self") else []
+    found = {int(name): process_of(int(name)) for name in names if name.isdigit()}
+    return {pid: process for pid, process in found.items() if process is not None}
+
+
+def process_of(pid: int) -> Process | None:
+    """Return one process; None when it is gone, or where there is no /proc."""
+    if (cells := _stat(pid)) is None:
+        return None
+    own, reaped = int(cells[11]) + int(cells[12]), int(cells[13]) + int(cells[14])
+    return Process(int(cells[1]), cells[0].decode(), own / _TICKS, reaped / _TICKS, int(cells[21]) * _PAGE)
+
+
+def _stat(pid: int) -> list[bytes] | None:
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()
+    except OSError:
+        return None
+
+
+def age_seconds(pid: int) -> float | None:
+    """Return for how long a process has lived by a clock that nobody sets; None where that is not known."""
+    if (cells := _stat(pid)) is None:
+        return None
+    return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - int(cells[19]) / _TICKS)
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """What the processes of a run have used in all, and whether one of them is held (SIGSTOP, a debugger)."""
+
+    cpu_seconds: float
+    is_held: bool
+
+
+class Trees:
+    """Looks at process trees often and cheaply: the table only now and then, then only the tree's own rows."""
+
+    def __init__(self) -> None:
+        self._children: dict[int, list[int]] = {}
+        self._read_at = float("-inf")
+
+    def look(self, root: int, now: float) -> Tree | None:
+        """Return the tree below `root`; None when it is gone."""
+        if not os.path.isdir("/proc/self"):
+            return _tree_without_proc(root)
+        if process_of(root) is None:
+            return None
+        if now - self._read_at >= TABLE_SECONDS or not self._children.get(root):
+            self._read_at = now
+            table = process_table()
+            self._children = {pid: [] for pid in table}
+            for pid, row in table.items():
+                self._children.setdefault(row.parent, []).append(pid)
+        found = [process for pid in _tree(root, self._children) if (process := process_of(pid)) is not None]
+        cpu = sum(process.cpu_seconds + process.reaped_seconds for process in found)
+        return Tree(cpu, any(process.state in ("T", "t") for process in found))
+
+
+def _tree_without_proc(root: int) -> Tree | None:
+    try:
+        parent = psutil.Process(root)
+        family = [parent, *parent.children(recursive=True)]
+    except psutil.Error:
+        return None
+    cpu, is_held = 0.0, False
+    for process in family:
+        with contextlib.suppress(psutil.Error):
+            cpu += sum(process.cpu_times()[:2])
+            is_held = is_held or process.status() == psutil.STATUS_STOPPED
+    return Tree(cpu, is_held)
 
 
 class UsageMeter:

@@ -1,6 +1,7 @@
 """Cut a run's output into log records by its bytes alone, so that a second reading gives the same records.
 
-A line is a record; of a line redrawn with carriage returns only the last state; a traceback is one record.
+A line is a record; of a line redrawn with carriage returns only the last state; a traceback is one record, and
+so are the stacks of a crash.
 A line that is not ended is held back until it is, or is `MAX_RECORD` long, or the run is over. Not here:
 files, publishing.
 """
@@ -13,7 +14,10 @@ from trainwright.training.text import printable
 MAX_RECORD = 16 * 1024
 MAX_BLOCK = 48 * 1024
 MAX_LINES = 1500
-_TRACE_START = re.compile(rb"Traceback \(most recent call last\):\s*$|  File \"[^\"]*\", line \d+")
+_TRACE_START = re.compile(rb"Traceback \(most recent call last\):\s*$|  File \"[^\"]*\", line \d+\s*$")
+_DUMP_START = b"Fatal Python error: "
+_DUMP_LINES = (b"  ", b"\n", b"Thread 0x", b"Current thread 0x", b"Extension modules: ")
+"""What `faulthandler` writes of a process that crashes: the stacks of its threads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +39,13 @@ def cut(chunk: bytes, offset: int, *, final: bool) -> tuple[list[Line], int]:
         end = _line_end(chunk, place, final=final)
         if end is None:
             break
+        if chunk.startswith(_DUMP_START, place):
+            after = _dump_end(chunk, place, end, final=final)
+            if after is None:
+                break
+            _add(found, chunk[place:after], offset + place, is_traceback=True)
+            place = after
+            continue
         if not _TRACE_START.match(chunk, place, end):
             _add(found, chunk[place:end], offset + place, is_traceback=False)
             place = end
@@ -73,6 +84,19 @@ def _block_end(chunk: bytes, start: int, first_end: int, *, final: bool) -> tupl
             return place, False
         place = end
     return (place, True) if final else (None, False)
+
+
+def _dump_end(chunk: bytes, start: int, first_end: int, *, final: bool) -> int | None:
+    """Return where the stacks of a crash that start here end; None: they are not written yet."""
+    place = first_end
+    while place < len(chunk):
+        end = _line_end(chunk, place, final=final)
+        if end is None:
+            return None
+        if end - start > MAX_BLOCK or not chunk.startswith(_DUMP_LINES, place):
+            return place
+        place = end
+    return place if final else None
 
 
 def _add(found: list[Line], raw: bytes, offset: int, *, is_traceback: bool) -> None:

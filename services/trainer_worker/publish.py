@@ -11,14 +11,17 @@ from collections.abc import Callable, Sequence
 from aiokafka import AIOKafkaProducer
 
 from services.trainer_worker import store
-from services.trainer_worker.domain import Read
+from services.trainer_worker.domain import Read, key_of
 from services.trainer_worker.tail import Batch, Tail
+from trainwright import crash
 from trainwright.contracts.base import Event
 from trainwright.contracts.errors import StoreUnavailable
 from trainwright.contracts.topics import TOPIC_OF
 from trainwright.runtime.clock import Backoff, Clock, derived_id
-from trainwright.runtime.envelope import new_traceparent, to_headers, wrap
+from trainwright.runtime.envelope import to_headers, wrap
 from trainwright.runtime.kafka import UNREACHABLE, Kafka
+from trainwright.runtime.telemetry.publishing import Publishing, Send
+from trainwright.runtime.telemetry.tracing import unsampled
 from trainwright.storage.document import DocumentStore
 
 logger = logging.getLogger(__name__)
@@ -42,6 +45,8 @@ class Publisher:
         self._final: set[str] = set()
         self._drained: dict[str, asyncio.Event] = {}
         self._wake = asyncio.Event()
+        self._publishing = Publishing(source, clock)
+        self._traced: set[tuple[str, str]] = set()
         self.on_read: OnRead = lambda key, read: None
 
     def follow(self, tail: Tail) -> None:
@@ -61,6 +66,7 @@ class Publisher:
         """Stop following an attempt."""
         self._final.discard(key)
         self._drained.pop(key, None)
+        self._traced = {traced for traced in self._traced if traced[0] != key}
         if (tail := self._tails.pop(key, None)) is not None:
             tail.close()
 
@@ -68,6 +74,10 @@ class Publisher:
         """Return how far an attempt has been published; None when it is not followed (any more)."""
         tail = self._tails.get(key)
         return tail.read if tail is not None else None
+
+    def behind(self) -> int:
+        """Return how many bytes runs have written that are not acknowledged yet."""
+        return sum(tail.behind() for tail in self._tails.values())
 
     async def run(self) -> None:
         """Publish until cancelled, over every loss of Kafka or the store."""
@@ -94,7 +104,8 @@ class Publisher:
             await self._clock.sleep(ROUND_SECONDS / 5)
             return
         try:
-            await asyncio.wait_for(self._wake.wait(), delay)
+            async with asyncio.timeout(delay):
+                await self._wake.wait()
         except TimeoutError:
             return
 
@@ -104,7 +115,9 @@ class Publisher:
         batches = {key: tail.next(final=key in final) for key, tail in self._tails.items()}
         events = [event for batch in batches.values() for event in batch.events]
         if events:
-            await asyncio.wait_for(self._send(producer, events), ACK_TIMEOUT)
+            async with asyncio.timeout(ACK_TIMEOUT):
+                await self._send(producer, events)
+            crash.point("agent.sent")
         await self._keep(batches)
         for key, batch in batches.items():
             if key in final and not batch.events and not batch.full and key in self._drained:
@@ -113,22 +126,35 @@ class Publisher:
         return any(batch.full for batch in batches.values())
 
     async def _send(self, producer: AIOKafkaProducer, events: Sequence[Event]) -> None:
-        acks = []
+        acks: list[asyncio.Future[object]] = []
+        sends: list[Send] = []
         for event in events:
             first = getattr(event, "points", None) or getattr(event, "records", None)
             stream = getattr(event, "stream", "metrics")
             id = derived_id(event.subject, event.attempt_number, stream, first[0].seq if first else 0)
-            envelope = wrap(
-                event, id=id, source=self._source, time=self._clock.now(), traceparent=new_traceparent()
-            )
+            trace = self._trace_of(event, stream)
+            envelope = wrap(event, id=id, source=self._source, time=self._clock.now(), traceparent=trace)
+            send = self._publishing.begin(TOPIC_OF[type(event)].name, to_headers(envelope))
             sent = await producer.send(
-                TOPIC_OF[type(event)].name,
+                send.topic,
                 value=event.model_dump_json().encode(),
                 key=event.subject.encode(),
-                headers=[(name, value.encode()) for name, value in to_headers(envelope)],
+                headers=[(name, value.encode()) for name, value in send.headers],
             )
             acks.append(sent)
+            sends.append(send)
         await asyncio.gather(*acks)
+        self._publishing.end(sends)
+
+    def _trace_of(self, event: Event, stream: str) -> str | None:
+        """Return the run's trace; of each of its streams only the first batch is recorded in it, they are many."""
+        key = key_of(event.subject, event.attempt_number or 0)
+        tail = self._tails.get(key)
+        trace = tail.attempt.traceparent if tail is not None else None
+        if (key, stream) in self._traced:
+            return unsampled(trace)
+        self._traced.add((key, stream))
+        return trace
 
     async def _keep(self, batches: dict[str, Batch]) -> None:
         """Keep how far was read, of the attempts that are still followed and got further."""

@@ -12,6 +12,7 @@ import contextlib
 import fcntl
 import json
 import os
+import resource
 import select
 import signal
 import sys
@@ -20,8 +21,10 @@ import time
 POLL_SECONDS = 0.1
 ORPHAN_SECONDS = 30.0
 TERM_SECONDS = 10.0
+OOM_SECONDS = 10
 LINUX = sys.platform.startswith("linux")
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
+_PF_EXITING = 4
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -68,20 +71,20 @@ class Shim:
         self.error: str | None = None
         self.reason = "exited"
         self.stop: Json | None = None
+        self.signal = signal.SIGTERM
+        self.signalled = False
         self.stop_at = float("inf")
         self.kill_at = float("inf")
         self.deserted_since: float | None = None
         self.control_stamp: tuple[int, int] | None = None
         self.usage: Json = {}
         self.started_at = ""
-        self.oom_kills = _oom_kills()
+        self.oom_kills = OomKills()
         self.wake_read, self.wake_write = os.pipe()
         self.told_to_end = False
 
     def start(self, prctl: "Prctl") -> None:
-        """Fork the child into a process group of its own; a child that cannot be executed is an ending, not
-        a crash.
-        """
+        """Fork the child into a process group of its own; one that cannot be executed is an ending, no crash."""
         for end in (self.wake_read, self.wake_write):
             os.set_blocking(end, False)
         signal.set_wakeup_fd(self.wake_write, warn_on_full_buffer=False)
@@ -99,6 +102,7 @@ class Shim:
         os.close(read_end)
         if failure:
             self.error, self.reason = failure.decode("utf-8", "replace"), "not_started"
+        _crash("shim.child_started")
         state = {"shim_pid": own_pid, "shim_start": process_start(own_pid), "started_at": self.started_at}
         _write("shim.json", {**state, "child_pid": self.child, "child_start": process_start(self.child)})
 
@@ -110,19 +114,23 @@ class Shim:
                 while os.read(self.wake_read, 512):
                     pass
             now = time.monotonic()
+            self.oom_kills.look(now, self.child)
             self._read_control(now)
             self._look_for_agent(now)
             if now >= self.kill_at:
+                self.signalled = True
                 end_descendants(self._reap)
             elif now >= self.stop_at:
                 self.stop_at, self.kill_at = float("inf"), min(self.kill_at, now + self.term_seconds)
-                _signal_group(self.child, signal.SIGTERM)
+                self.signalled = True
+                _signal(-self.child, self.signal)
 
     def leave(self) -> int:
         """End what the child left behind, then write `exit.json`; a full disk is tried again for a minute."""
         if not LINUX:
-            _signal_group(self.child, signal.SIGKILL)
+            _signal(-self.child, signal.SIGKILL)
         end_descendants(self._reap)
+        _crash("shim.child_ended")
         status = self.status or 0
         killed_by = os.WTERMSIG(status) if os.WIFSIGNALED(status) else None
         ending = {
@@ -131,7 +139,8 @@ class Shim:
             "reason": self.reason,
             "error": self.error,
             "stop": self.stop,
-            "oom_kills": _oom_kills() - self.oom_kills,
+            "signalled": self.signalled,
+            "oom_kills": self.oom_kills.recent(),
             "started_at": self.started_at,
             "ended_at": _now(),
             **self.usage,
@@ -139,6 +148,7 @@ class Shim:
         for _ in range(60):
             try:
                 _write("exit.json", ending)
+                _crash("shim.told")
                 return 0
             except OSError:
                 time.sleep(1)
@@ -159,10 +169,7 @@ class Shim:
             if pid == self.child:
                 self.status = status
                 scale = 1024 if LINUX else 1
-                self.usage = {
-                    "cpu_seconds": usage.ru_utime + usage.ru_stime,
-                    "max_rss": usage.ru_maxrss * scale,
-                }
+                self.usage = {"cpu_seconds": usage.ru_utime + usage.ru_stime, "max_rss": usage.ru_maxrss * scale}
 
     def _read_control(self, now: float) -> None:
         if self.told_to_end and self.reason == "exited":
@@ -179,6 +186,7 @@ class Shim:
         self.control_stamp = stamp
         if isinstance(stop, dict) and self.reason == "exited":
             self.stop = stop
+            self.signal = getattr(signal, str(stop.get("signal")), signal.SIGTERM)
             self.term_seconds = float(stop.get("term") or self.term_seconds)
             self.stop_at = min(self.stop_at, now + max(0.0, float(stop.get("deadline") or 0)))
 
@@ -208,6 +216,52 @@ class Shim:
         self.stop_at = min(self.stop_at, now)
 
 
+class OomKills:
+    """Count what the kernel killed lately for want of memory in the run's memory group (Linux; 0 elsewhere).
+
+    Lately, because a kill counts for every run of the group, and only the last seconds can explain an ending.
+    """
+
+    def __init__(self) -> None:
+        self.counter = oom_counter(os.getpid())
+        self.seen = [(time.monotonic(), self._count())]
+
+    def look(self, now: float, pid: int) -> None:
+        """Follow a process that moved to another group; remember the count once a second, while it may matter."""
+        counter = oom_counter(pid)
+        stat = _stat(pid)
+        if counter != self.counter and stat and not int(stat[6]) & _PF_EXITING:  # who dies is shown in the root
+            self.counter = counter
+            self.seen = [(now, self._count())]
+        if now - self.seen[-1][0] >= 1:
+            self.seen = [*self.seen[-OOM_SECONDS:], (now, self._count())]
+
+    def recent(self) -> int:
+        """Return the kills of the last seconds."""
+        return self._count() - self.seen[0][1]
+
+    def _count(self) -> int:
+        with contextlib.suppress(OSError), open(self.counter, encoding="ascii") as file:
+            return sum(int(line.split()[1]) for line in file if line.startswith("oom_kill "))
+        return 0
+
+
+def oom_counter(pid: int) -> str:
+    """Return the file that counts kills for want of memory in a process's group: cgroup 2, 1, or the machine's.
+
+    A container may see its own group as the root of the tree, whatever the path says.
+    """
+    found = "/proc/vmstat"
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/cgroup", encoding="utf-8") as file:
+        for number, kinds, path in (line.rstrip("\n").split(":", 2) for line in reversed(file.readlines())):
+            of_memory = "memory" in kinds.split(",")
+            if number == "0" or of_memory:
+                root = "/sys/fs/cgroup/memory" if of_memory else "/sys/fs/cgroup"
+                name = "memory.oom_control" if of_memory else "memory.events"
+                found = next(filter(os.path.exists, (f"{root}{path}/{name}", f"{root}/{name}")), found)
+    return found
+
+
 class Prctl:
     """Call Linux's prctl, or do nothing where there is none."""
 
@@ -234,6 +288,7 @@ def _become_child(argv: list[str], cwd: str, report: int, prctl: Prctl, parent: 
         signal.set_wakeup_fd(-1)
         for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE):
             signal.signal(number, signal.SIG_DFL)
+        resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
         for name, target in (("/dev/null", 0), ("stdout.log", 1), ("stderr.log", 2)):
             fd = os.open(name, flags if target else os.O_RDONLY, 0o644)
@@ -248,9 +303,7 @@ def _become_child(argv: list[str], cwd: str, report: int, prctl: Prctl, parent: 
 
 
 def end_descendants(reap: "Callable[[], bool]") -> None:
-    """SIGKILL every descendant of this process, again until none is left; 5 s at most for one stuck in the
-    kernel.
-    """
+    """SIGKILL every descendant of this process until none is left; 5 s at most for one stuck in the kernel."""
     until = time.monotonic() + 5
     pause = 0.0005
     while True:
@@ -286,17 +339,12 @@ def _process_table() -> list[tuple[int, int, str]]:
         table = os.popen("ps -axo pid=,ppid=,stat=").read().split("\n")
         rows = [line.split() for line in table if line.strip()]
         return [(int(pid), int(parent), state) for pid, parent, state in rows]
-    rows_found = []
-    for name in os.listdir("/proc"):
-        if name.isdigit() and (stat := _stat(int(name))) is not None:
-            rows_found.append((int(name), int(stat[1]), stat[0]))
-    return rows_found
+    stats = [(int(name), _stat(int(name))) for name in os.listdir("/proc") if name.isdigit()]
+    return [(pid, int(stat[1]), stat[0]) for pid, stat in stats if stat is not None]
 
 
 def _stat(pid: int) -> list[str] | None:
-    """Return /proc/<pid>/stat from the state on (the name before it may hold anything), or None when it is
-    gone.
-    """
+    """Return /proc/<pid>/stat from the state on (the name before may hold anything), or None when it is gone."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             return file.read().decode("utf-8", "replace").rpartition(")")[2].split()
@@ -305,32 +353,24 @@ def _stat(pid: int) -> list[str] | None:
 
 
 def process_start(pid: int) -> str | None:
-    """Return a text that tells this process from a later one with the same pid, or None when it does not
-    live.
-    """
+    """Return a text that tells this process from a later one with the same pid; None when it does not live."""
     if LINUX:
         stat = _stat(pid)
         return stat[19] if stat is not None else None
     return os.popen(f"ps -o lstart= -p {int(pid)}").read().strip() or None
 
 
-def _oom_kills() -> int:
-    """Return how many processes the kernel has killed for want of memory since boot (Linux; 0 elsewhere)."""
-    try:
-        with open("/proc/vmstat", encoding="ascii") as file:
-            return sum(int(line.split()[1]) for line in file if line.startswith("oom_kill "))
-    except OSError:
-        return 0
+def _crash(point: str) -> None:
+    """Pass a crash point, if tests have switched them on (trainwright.crash)."""
+    if "CRASH_CODE" in os.environ:
+        import runpy
+
+        runpy.run_path(os.environ["CRASH_CODE"])["point"](point)
 
 
 def _signal(pid: int, number: int) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.kill(pid, number)
-
-
-def _signal_group(pid: int, number: int) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(pid, number)
 
 
 def _as_list(value: object) -> list[object]:

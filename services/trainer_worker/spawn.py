@@ -11,12 +11,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from services.trainer_worker import gang
 from services.trainer_worker.domain import Attempt, Stop, command_line, run_parameters
+from trainwright.contracts.parameters import ParameterChange
 from trainwright.training import layout
 
 SHIM = Path(__file__).with_name("shim.py")
 AGENT_LOG = "agent.log"
-_SECRETS = re.compile(r"^(AWS|TRAINWRIGHT)_|(^|_)(TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|APIKEY|KEY)S?(_|$)")
+_SECRETS = re.compile(
+    r"^(AWS|TRAINWRIGHT)_|^OTEL_.*_HEADERS$|(^|_)(TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|APIKEY|KEY)S?(_|$)"
+)
 
 
 def prepare_folder(directory: Path) -> Path:
@@ -27,15 +31,17 @@ def prepare_folder(directory: Path) -> Path:
     return work
 
 
-def write_spec(directory: Path, attempt: Attempt, agent_lock: Path, orphan_seconds: float) -> None:
-    """Write what the shim and the child read.
+def write_spec(
+    directory: Path, attempt: Attempt, agent_lock: Path, orphan_seconds: float, resume_step: int | None = None
+) -> None:
+    """Write what the shim and the child read; a run that goes on from a checkpoint finds it in `resume/`.
 
     Raises:
         ValueError: The task does not say what to run.
         FileNotFoundError: The script or the data is not there.
     """
     config = attempt.config
-    argv = command_line(config.recipe, config.parameters, sys.executable)
+    argv = command_line(config.recipe, attempt.parameters, sys.executable)
     work = directory / layout.WORK
     if config.recipe == "script" and not (work / argv[2]).exists():
         raise ValueError(f"the script {argv[2]} is not among the task's files")
@@ -50,7 +56,12 @@ def write_spec(directory: Path, attempt: Attempt, agent_lock: Path, orphan_secon
             "attempt": attempt.attempt,
             "name": attempt.name,
             "recipe": config.recipe,
-            "parameters": run_parameters(config.recipe, config.parameters),
+            "rank": attempt.rank,
+            "parameters": run_parameters(config.recipe, attempt.parameters),
+            "changes": [handed_over(one) for one in attempt.parameter_changes if one.error is None],
+            "repairable": {role.value: name for role, name in config.repairable.items()},
+            "repairs": [repair.model_dump(mode="json") for repair in attempt.repairs],
+            "resume": (None if resume_step is None else {"step": resume_step, "folder": layout.RESUME}),
             "data": located_data(config.data, work),
         },
     )
@@ -93,6 +104,10 @@ def child_environment(directory: Path, attempt: Attempt) -> dict[str, str]:
     kept[layout.RUN_ID_VARIABLE] = f"{attempt.task_id}/{attempt.attempt}"
     kept["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, attempt.slots.gpus))
     kept.setdefault("OMP_NUM_THREADS", str(max(1, int(attempt.slots.cpu))))
+    kept.update(gang.environment(attempt))
+    if attempt.traceparent is not None:
+        kept["TRACEPARENT"] = attempt.traceparent
+    kept["PYTHONFAULTHANDLER"] = "1"  # what is aborted, or crashes, leaves the stacks of its threads
     return kept
 
 
@@ -130,10 +145,39 @@ def has_shim(directory: Path) -> bool:
     return False
 
 
-def write_control(directory: Path, stop: Stop) -> None:
-    """Ask the run to stop: the child's context and the shim both watch this file."""
-    wish = {"kind": stop.kind.value, "deadline": stop.grace_seconds, "term": stop.term_seconds}
-    layout.write_json(directory / layout.CONTROL, {"revision": stop.revision, "stop": wish})
+def resume_step(directory: Path) -> int:
+    """Return the step that a run was started from; 0 when it began at the beginning."""
+    resume = (layout.read_json(directory / layout.SPEC) or {}).get("resume")
+    return int(resume["step"]) if isinstance(resume, dict) else 0
+
+
+def write_control(directory: Path, stop: Stop | None, changes: Sequence[ParameterChange] = ()) -> bool:
+    """Ask the run to stop, or hand it changed parameters: the child's context and the shim watch this file.
+
+    Return False when just this was asked before: a shim would count the time from anew.
+    """
+    wish = stop and {
+        "kind": stop.kind.value,
+        "deadline": stop.grace_seconds,
+        "term": stop.term_seconds,
+        "signal": stop.signal,
+    }
+    control: dict[str, Any] = {"revision": stop.revision if stop is not None else 0, "stop": wish}
+    if changes:
+        control["parameters"] = [handed_over(one) for one in changes if one.error is None]
+    if layout.read_json(directory / layout.CONTROL) == control:
+        return False
+    layout.write_json(directory / layout.CONTROL, control)
+    return True
+
+
+def handed_over(change: ParameterChange) -> dict[str, Any]:
+    """Return what a run is told of changed parameters; `step` is the first one that they hold for, when known."""
+    return {
+        "revision": change.revision,
+        "step": change.step,
+        "changes": {name: {"old": value.old, "new": value.new} for name, value in change.changes.items()},
+    }
 
 
 def note(directory: Path, text: str) -> None:
@@ -154,14 +198,15 @@ def read_tail(path: Path, size: int = 64 * 1024) -> str:
 
 
 def kill_leftovers(directory: Path) -> int:
-    """SIGKILL every process that carries this run's folder in its environment (Linux); return how many.
+    """SIGKILL every process that carries this run's folder in its environment, or works in it (Linux); return
+    how many.
 
     Elsewhere the shim's own child is killed, if it is the one that was started.
     """
-    wanted = f"{layout.RUN_DIR_VARIABLE}={directory}".encode()
+    wanted, folder = f"{layout.RUN_DIR_VARIABLE}={directory}".encode(), os.path.realpath(directory)
     killed = 0
     for _ in range(5):
-        found = [pid for pid in _processes() if wanted in _environment(pid)]
+        found = [pid for pid in _processes() if wanted in _environment(pid) or _works_in(pid, folder)]
         for pid in found:
             killed += _kill(pid)
         if not found:
@@ -191,6 +236,20 @@ def _environment(pid: int) -> list[bytes]:
             return file.read().split(b"\0")
     except OSError:
         return []
+
+
+def _works_in(pid: int, folder: str) -> bool:
+    """Return whether a process without a terminal, so no person's shell, has its working folder there: some are
+    started with an empty environment.
+    """
+    try:
+        working = os.readlink(f"/proc/{pid}/cwd").removesuffix(" (deleted)")
+        if working != folder and not working.startswith(f"{folder}/"):
+            return False
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()[4] == b"0"
+    except OSError:
+        return False
 
 
 def _start_of(pid: int) -> str | None:

@@ -1,11 +1,12 @@
 """The questions that a worker asks of its own store, in the domain's words."""
 
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 from services.trainer_worker.domain import LIVE, Attempt, AttemptState, Read
 from trainwright.contracts.base import iso
-from trainwright.contracts.worker import WorkerDocument
+from trainwright.contracts.worker import AttemptRef, WorkerDocument
 from trainwright.storage.document import Collection, In, Range, Reader, Transaction, Where
 
 ATTEMPTS = Collection("attempts", indexes=("state", "task_id", "reported_at"))
@@ -35,23 +36,32 @@ async def live_attempts(reader: Reader) -> list[Attempt]:
     return sorted(map(Attempt.model_validate, page.items), key=lambda attempt: attempt.received_at)
 
 
+async def live_refs(reader: Reader) -> list[AttemptRef]:
+    """Return the names of the attempts that are not over for this worker."""
+    where = {"state": In(tuple(state.value for state in LIVE))}
+    return _refs((await reader.find(ATTEMPTS.name, where, limit=10_000)).items)
+
+
 async def attempts_of_task(reader: Reader, task_id: str) -> list[Attempt]:
     """Return every attempt of a task that is still known here."""
     page = await reader.find(ATTEMPTS.name, {"task_id": task_id}, limit=1000)
     return [Attempt.model_validate(item) for item in page.items]
 
 
-async def reported_since(reader: Reader, moment: datetime) -> list[Attempt]:
-    """Return the attempts whose ending was reported after a moment."""
+async def reported_since(reader: Reader, moment: datetime) -> list[AttemptRef]:
+    """Return the names of the attempts whose ending was reported after a moment."""
     where: Where = {"reported_at": Range(gt=iso(moment)), "state": AttemptState.REPORTED.value}
-    page = await reader.find(ATTEMPTS.name, where, sort="reported_at", limit=1000)
-    return [Attempt.model_validate(item) for item in page.items]
+    return _refs((await reader.find(ATTEMPTS.name, where, sort="reported_at", limit=1000)).items)
 
 
 async def over_before(reader: Reader, moment: datetime) -> list[Attempt]:
     """Return the attempts, reported or lost, that were over before a moment."""
     page = await reader.find(ATTEMPTS.name, {"reported_at": Range(lt=iso(moment))}, sort="reported_at", limit=200)
     return [Attempt.model_validate(item) for item in page.items]
+
+
+def _refs(found: Sequence[Mapping[str, Any]]) -> list[AttemptRef]:
+    return [AttemptRef(task_id=one["task_id"], attempt=one["attempt"]) for one in found]
 
 
 async def forget_attempt(tx: Transaction, key: str) -> None:

@@ -14,7 +14,7 @@ from services.trainer_worker.lines import cut
 from trainwright.contracts.log import LogBatch, LogLevel, LogRecord, LogStream
 from trainwright.contracts.metric import MetricBatch, MetricPoint
 from trainwright.training import layout
-from trainwright.training.spool import Position, Record, SpoolReader
+from trainwright.training.spool import Position, Record, SpoolReader, segment_path, segments
 
 METRIC_BYTES = 128 * 1024
 LOG_BYTES = 128 * 1024
@@ -67,6 +67,16 @@ class Tail:
         position = Position(self.read.segment, self.read.offset)
         self._spool = SpoolReader(self._directory / layout.SPOOL, position)
 
+    def behind(self) -> int:
+        """Return how many bytes are written beyond the last acknowledged position."""
+        folder, read = self._directory / layout.SPOOL, self.read
+        newer = [number for number in segments(folder) if number >= read.segment]
+        written = sum(_size(segment_path(folder, number)) for number in newer) - read.offset
+        logs = 0
+        for stream, name in _FILES.items():
+            logs += _size(self._directory / name) - int(getattr(read, stream.value))
+        return max(0, written) + max(0, logs)
+
     def close(self) -> None:
         """Close the files."""
         self._spool.close()
@@ -116,6 +126,13 @@ class _LogFile:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def _advance(read: Read, records: list[Record], position: Position) -> Read:

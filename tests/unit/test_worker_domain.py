@@ -15,52 +15,49 @@ from services.trainer_worker.domain import (
     StopCause,
     command_line,
     document,
-    judge,
     run_parameters,
 )
 from services.trainer_worker.handlers import CommandHandlers
-from trainwright.contracts.attempt import FailureClass, Outcome
+from trainwright.contracts.attempt import Outcome
+from trainwright.contracts.checkpoint import Checkpoint
 from trainwright.contracts.command import RunAttempt, StopAttempt
+from trainwright.contracts.failure import FailureClass
+from trainwright.contracts.parameters import ChangedValue
 from trainwright.contracts.resource import Slots
-from trainwright.contracts.task import StopKind, TaskConfig
+from trainwright.contracts.task import Repair, StopKind
+from trainwright.contracts.task_config import TaskConfig
 from trainwright.runtime.clock import SystemClock
 from trainwright.storage.sqlite import SqliteStore
-from trainwright.training.classify import Ending
 
-CANCEL = Stop(kind=StopCause.CANCEL)
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+REPAIR = Repair(
+    attempt=1,
+    failure_class=FailureClass.OUT_OF_MEMORY,
+    action="halve the micro-batch",
+    changes={"batch": ChangedValue(old=8, new=4)},
+    at=NOW,
+)
 
 
 @pytest.mark.parametrize(
-    ("ending", "stop", "asked", "seen", "outcome"),
+    ("earlier", "later", "kind", "grace"),
     [
-        (Ending(exit_code=0), None, False, False, Outcome.COMPLETED),
-        (Ending(exit_code=1), None, False, False, Outcome.FAILED),
-        (Ending(exit_code=0), CANCEL, True, True, Outcome.CANCELLED),
-        (Ending(exit_code=0), CANCEL, True, False, Outcome.COMPLETED),  # it had finished before it noticed
-        (Ending(exit_code=143), CANCEL, True, False, Outcome.CANCELLED),
-        (Ending(signal="SIGKILL"), CANCEL, True, False, Outcome.CANCELLED),
-        (Ending(exit_code=1), CANCEL, False, False, Outcome.FAILED),  # it failed before it was asked
-        (Ending(exit_code=0), Stop(kind=StopCause.PREEMPT), True, True, Outcome.INTERRUPTED),
-        (Ending(exit_code=0), Stop(kind=StopCause.WORKER_STOPS), True, True, Outcome.INTERRUPTED),
-        (Ending(signal="SIGTERM", reason="no_agent"), None, False, False, Outcome.INTERRUPTED),
-        (Ending(signal="SIGTERM", reason="no_agent"), CANCEL, True, False, Outcome.INTERRUPTED),
-        (Ending(signal="SIGTERM", reason="shim_told_to_end"), None, False, False, Outcome.INTERRUPTED),
+        (StopCause.PAUSE, StopCause.CANCEL, StopCause.CANCEL, 3),
+        (StopCause.CANCEL, StopCause.PAUSE, StopCause.CANCEL, 3),
+        (StopCause.PAUSE, StopCause.PREEMPT, StopCause.PAUSE, 3),
+        (StopCause.PREEMPT, StopCause.PAUSE, StopCause.PAUSE, 3),
+        (StopCause.PAUSE, StopCause.WORKER_STOPS, StopCause.PAUSE, 3),
+        (StopCause.HUNG, StopCause.PAUSE, StopCause.HUNG, 3),
+        (StopCause.HUNG, StopCause.CANCEL, StopCause.CANCEL, 3),
+        (StopCause.CANCEL, StopCause.FENCED, StopCause.FENCED, 3),
     ],
 )
-def test_an_ending_and_a_request_to_stop_in_every_order(
-    ending: Ending, stop: Stop | None, asked: bool, seen: bool, outcome: Outcome
+def test_of_two_requests_the_weightier_holds_and_no_time_is_won(
+    earlier: StopCause, later: StopCause, kind: StopCause, grace: float
 ) -> None:
-    assert judge(ending, stop, asked=asked, stop_seen=seen).outcome is outcome
-
-
-def test_preemption_and_loss_are_told_apart() -> None:
-    preempted = judge(Ending(exit_code=0), Stop(kind=StopCause.PREEMPT), asked=True, stop_seen=True).failure
-    lost = judge(Ending(signal="SIGTERM", reason="no_agent"), None, asked=False, stop_seen=False).failure
-    assert preempted is not None
-    assert lost is not None
-    assert preempted.failure_class is FailureClass.PREEMPTED
-    assert lost.failure_class is FailureClass.WORKER_LOST
+    first, second = Stop(kind=earlier, grace_seconds=grace), Stop(kind=later, revision=2, grace_seconds=60)
+    assert (first.then(second).kind, first.then(second).grace_seconds) == (kind, grace)
+    assert first.then(second).then(second) == first.then(second)
 
 
 def test_what_is_started_follows_from_the_recipe() -> None:
@@ -163,15 +160,43 @@ async def test_a_stop_reaches_a_run_of_an_earlier_incarnation(desk: Desk) -> Non
 
 async def test_a_later_revision_changes_a_stop_and_an_earlier_one_does_not(desk: Desk) -> None:
     await desk.say(run_attempt())
-    await desk.say(stop_attempt(revision=2, grace_seconds=1))
-    await desk.say(stop_attempt(revision=1, grace_seconds=99))
+    await desk.say(stop_attempt(revision=2, grace_seconds=5, reason="first"))
+    await desk.say(stop_attempt(revision=1, grace_seconds=99, reason="stale"))
     attempt = await desk.attempt("task-1.1")
     assert attempt is not None
     assert attempt.stop is not None
-    assert attempt.stop.grace_seconds == 1
+    assert (attempt.stop.grace_seconds, attempt.stop.reason) == (5, "first")
+    await desk.say(stop_attempt(revision=3, grace_seconds=1, reason="hurry"))
+    attempt = await desk.attempt("task-1.1")
+    assert attempt is not None
+    assert attempt.stop is not None
+    assert (attempt.stop.grace_seconds, attempt.stop.reason) == (1, "hurry")
 
 
-@pytest.mark.parametrize("state", [AttemptState.ENDED, AttemptState.REPORTED, AttemptState.LOST])
+async def test_a_cancel_reaches_what_has_ended_but_was_not_reported(desk: Desk) -> None:
+    await desk.say(run_attempt())
+    await desk.say(stop_attempt(kind=StopKind.PAUSE, revision=2))
+    await desk.set("task-1.1", AttemptState.ENDED)
+    await desk.say(stop_attempt(kind=StopKind.CANCEL, revision=3))
+    attempt = await desk.attempt("task-1.1")
+    assert attempt is not None
+    assert attempt.stop is not None
+    assert attempt.stop.kind is StopCause.CANCEL
+
+
+async def test_what_repairs_changed_is_kept_with_the_attempt(desk: Desk) -> None:
+    found = {"step": 7, "attempt": 1, "manifest": "0" * 64, "saved_at": NOW}
+    await desk.say(
+        run_attempt(number=2, overrides={"batch": 4}, resume_from=[found], timeout_seconds=60, repairs=[REPAIR])
+    )
+    attempt = await desk.attempt("task-1.2")
+    assert attempt is not None
+    assert attempt.parameters == {"path": "x.py", "batch": 4}
+    assert (attempt.resume_from[0].step, attempt.timeout_seconds) == (7, 60)
+    assert attempt.repairs == [REPAIR]
+
+
+@pytest.mark.parametrize("state", [AttemptState.REPORTED, AttemptState.LOST])
 async def test_a_stop_of_what_is_over_changes_nothing(desk: Desk, state: AttemptState) -> None:
     await desk.say(stop_attempt())
     assert await desk.attempt("task-1.1") is None
@@ -190,13 +215,15 @@ async def test_values_that_are_not_finite_survive_the_store(desk: Desk) -> None:
     assert str((await store.read_of(desk.documents, "task-1.1")).latest) == "{'nan': nan, 'top': inf}"
 
 
-def test_the_public_document_is_version_one_at_the_start_and_two_at_the_end() -> None:
+def test_the_public_document_says_where_the_attempt_stands() -> None:
+    saved = Checkpoint(step=5, attempt=4, manifest="0" * 64, saved_at=NOW)
     attempt = Attempt(
         task_id="task-1", attempt=4, incarnation="now", name="x", config=TaskConfig(recipe="script"),
-        slots=Slots(), received_at=NOW, started_at=NOW,
+        slots=Slots(), received_at=NOW, started_at=NOW, version=2, resume_step=3, checkpoints=[saved],
     )  # fmt: skip
     read = Read(step=9, total_steps=10, latest={"loss": 0.5})
     begun = document(attempt, "worker-1", "now", read)
-    assert (begun.version, begun.final_step, begun.total_steps) == (1, None, 10)
+    assert (begun.version, begun.final_step, begun.total_steps) == (2, None, 10)
+    assert (begun.resume_step, begun.checkpoints) == (3, [saved])
     over = document(attempt.model_copy(update={"outcome": Outcome.COMPLETED}), "worker-1", "now", read)
-    assert (over.version, over.final_step, over.latest_metrics) == (2, 9, {"loss": 0.5})
+    assert (over.final_step, over.latest_metrics) == (9, {"loss": 0.5})

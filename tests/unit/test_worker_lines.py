@@ -11,6 +11,16 @@ TRACEBACK = b"""Traceback (most recent call last):
 ValueError: no
 
 """
+DUMP = b"""Fatal Python error: Aborted
+
+Thread 0x00007f1a (most recent call first):
+  File "train.py", line 4 in wait
+
+Current thread 0x00007f1b (most recent call first):
+  File "train.py", line 9 in <module>
+
+Extension modules: numpy.core (total: 1)
+"""
 
 
 def read_all(data: bytes, sizes: list[int]) -> list[Line]:
@@ -62,6 +72,13 @@ def test_a_syntax_error_has_no_header_and_is_one_record_all_the_same() -> None:
     assert line.is_traceback
 
 
+def test_the_stacks_of_a_crash_are_one_record() -> None:
+    lines, _ = cut(b"before\n" + DUMP + b"after\n", 0, final=False)
+    assert [line.is_traceback for line in lines] == [False, True, False]
+    assert lines[1].text == DUMP.decode().strip()
+    assert cut(DUMP[:-10], 0, final=False) == ([], 0)
+
+
 def test_endless_lines_and_blocks_are_cut_at_fixed_lengths() -> None:
     lines = read_all(b"x" * (2 * MAX_RECORD + 7), [100] * 700)
     assert [len(line.text) for line in lines] == [MAX_RECORD, MAX_RECORD, 7]
@@ -81,7 +98,17 @@ def test_bytes_that_are_no_text_do_not_hurt() -> None:
 
 
 PIECES = st.sampled_from(
-    [b"a", b"\n", b"\r", b"  b\n", b"\xc3", TRACEBACK, b"Traceback (most recent call last):\n"]
+    [
+        b"a",
+        b"\n",
+        b"\r",
+        b"  b\n",
+        b"\xc3",
+        TRACEBACK,
+        DUMP,
+        b"Fatal Python error: x\n",
+        b"Traceback (most recent call last):\n",
+    ]
 )
 
 

@@ -1,6 +1,7 @@
 """What surrounds a run: its folder, its environment, its files, and what is left when it is gone."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -9,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from services.trainer_worker import inventory, spawn
-from services.trainer_worker.domain import Attempt
+from services.trainer_worker import inventory, shim, spawn
+from services.trainer_worker.domain import Attempt, Stop, StopCause
+from services.trainer_worker.shim import OomKills
 from trainwright.contracts.resource import Gpu, ResourceUsage, Slots
-from trainwright.contracts.task import TaskConfig
+from trainwright.contracts.task_config import TaskConfig
 from trainwright.training import layout
 
 LINUX = sys.platform.startswith("linux")
@@ -43,6 +45,7 @@ def test_a_run_inherits_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert found["CUDA_VISIBLE_DEVICES"] == "1,3"
     assert found["OMP_NUM_THREADS"] == "2"
     assert found["TRAINWRIGHT_RUN_ID"] == "task-1/1"
+    assert found["PYTHONFAULTHANDLER"] == "1"
 
 
 def test_data_is_found_among_the_tasks_files_or_where_it_lies(tmp_path: Path) -> None:
@@ -71,6 +74,27 @@ def test_a_specification_names_what_runs(tmp_path: Path) -> None:
     assert spec is not None
     assert spec["argv"] == [sys.executable, "-u", "train.py", "-v"]
     assert spec["parameters"] == {"rate": 0.1}
+    assert (spec["resume"], spec["repairs"], spawn.resume_step(tmp_path)) == (None, [], 0)
+    repaired = attempt.model_copy(update={"overrides": {"rate": 0.05, "batch": 4}})
+    spawn.write_spec(tmp_path, repaired, tmp_path / "agent.lock", 30, resume_step=12)
+    spec = layout.read_json(tmp_path / layout.SPEC)
+    assert spec is not None
+    assert spec["argv"][2:] == ["train.py", "-v"]
+    assert spec["parameters"] == {"rate": 0.05, "batch": 4}
+    assert spec["resume"] == {"step": 12, "folder": layout.RESUME}
+    assert spawn.resume_step(tmp_path) == 12
+
+
+def test_a_request_is_passed_on_once(tmp_path: Path) -> None:
+    hung = Stop(kind=StopCause.HUNG, grace_seconds=0)
+    assert spawn.write_control(tmp_path, hung)
+    assert not spawn.write_control(tmp_path, hung)
+    assert spawn.write_control(tmp_path, Stop(kind=StopCause.PAUSE, grace_seconds=5))
+    control = layout.read_json(tmp_path / layout.CONTROL)
+    assert control == {
+        "revision": 1,
+        "stop": {"kind": "pause", "deadline": 5, "term": 10, "signal": "SIGTERM"},
+    }
 
 
 @pytest.mark.skipif(not LINUX, reason="reads /proc")
@@ -89,6 +113,31 @@ def test_leftovers_are_found_by_their_run_and_nobody_else_is_touched(tmp_path: P
     finally:
         other.kill()
         other.wait()
+
+
+@pytest.mark.skipif(not LINUX, reason="reads /proc")
+def test_leftovers_with_an_empty_environment_are_found_by_their_folder_and_a_persons_shell_is_not_touched(
+    tmp_path: Path,
+) -> None:
+    work = tmp_path / "task-1.1" / layout.WORK
+    work.mkdir(parents=True)
+    master, terminal = os.openpty()
+    takes_it = f"exec sleep 60 <> {os.ttyname(terminal)}"  # a session's leader that opens a terminal has it
+    scrubbed = subprocess.Popen(["sleep", "60"], cwd=work, env={}, start_new_session=True)
+    person = subprocess.Popen(["sh", "-c", takes_it], cwd=work, env={}, start_new_session=True)
+    try:
+        until = time.monotonic() + 30
+        while Path(f"/proc/{person.pid}/comm").read_text() != "sleep\n":
+            assert time.monotonic() < until
+        assert spawn.kill_leftovers(tmp_path / "task-1.1") >= 1
+        assert scrubbed.wait(30) == -9
+        assert person.poll() is None
+    finally:
+        for process in (scrubbed, person):
+            process.kill()
+            process.wait()
+        os.close(master)
+        os.close(terminal)
 
 
 def test_no_shim_has_ever_been_where_there_is_no_lock(tmp_path: Path) -> None:
@@ -117,6 +166,32 @@ def test_use_is_measured_by_tree() -> None:
         process.wait()
 
 
+@pytest.mark.skipif(not LINUX, reason="reads /proc")
+def test_a_tree_is_looked_at_often_and_one_that_is_held_is_seen() -> None:
+    burn = "import os, time\nos.fork()\nend = time.time() + 30\nwhile time.time() < end: pass"
+    process = subprocess.Popen([sys.executable, "-c", burn], start_new_session=True)
+    try:
+        trees = inventory.Trees()
+        age = inventory.age_seconds(process.pid)
+        assert age is not None
+        assert 0 <= age < 20
+        first = trees.look(process.pid, 0.0)
+        assert first is not None
+        until = time.monotonic() + 10
+        while (later := trees.look(process.pid, 1.0)) is not None and later.cpu_seconds < first.cpu_seconds + 0.1:
+            assert time.monotonic() < until
+        assert later is not None
+        assert not later.is_held
+        os.killpg(process.pid, signal.SIGSTOP)
+        while not ((held := trees.look(process.pid, 2.0)) and held.is_held):
+            assert time.monotonic() < until
+    finally:
+        os.killpg(process.pid, 9)
+        process.wait()
+    assert trees.look(process.pid, 3.0) is None
+    assert inventory.age_seconds(process.pid) is None
+
+
 def test_totals_are_sums_and_unknown_stays_unknown() -> None:
     parts = {"a": ResourceUsage(cpu=50, memory=10), "b": ResourceUsage(cpu=None, memory=5)}
     gpu = {0: ResourceUsage(gpu=20, gpu_memory=100), 1: ResourceUsage(gpu=40, gpu_memory=50)}
@@ -138,3 +213,43 @@ async def test_gpus_are_read_from_nvidia_smi(tmp_path: Path, monkeypatch: pytest
 def test_a_machine_has_cores_and_memory() -> None:
     assert 0 < inventory.cpu_cores() <= (os.cpu_count() or 1)
     assert inventory.memory_bytes() > 2**28
+
+
+def test_only_what_the_kernel_killed_lately_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kill counts for every run of the machine: one of a minute ago explains no ending of now."""
+    now, kills = time.monotonic(), 5
+
+    def counted() -> int:
+        return kills
+
+    monkeypatch.setattr(OomKills, "_count", lambda self: counted())
+    seen = OomKills()
+    assert seen.recent() == 0
+    kills += 1
+    assert seen.recent() == 1
+    for second in range(60):
+        seen.look(now + second, os.getpid())
+    assert seen.recent() == 0
+    kills += 2
+    assert seen.recent() == 2
+
+
+@pytest.mark.parametrize("state", ["R", "D", "Z"])
+def test_a_process_on_its_way_out_leads_to_no_other_memory_group(
+    state: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel shows it in the root group before it is a zombie: what it was killed for stands in its own."""
+    own, root = tmp_path / "own", tmp_path / "root"
+    own.write_text("oom_kill 0\n")
+    root.write_text("oom_kill 0\n")
+    shown, flags = own, "0"
+    monkeypatch.setattr(shim, "oom_counter", lambda pid: str(shown))
+    monkeypatch.setattr(shim, "_stat", lambda pid: [state, "1", "1", "1", "0", "-1", flags])
+    kills = OomKills()
+    own.write_text("oom_kill 1\n")
+    shown, flags = root, str(0x400000 | 4)
+    kills.look(time.monotonic(), 1)
+    assert kills.recent() == 1
+    flags = str(0x400000)
+    kills.look(time.monotonic(), 1)
+    assert kills.recent() == 0, "it lives, and has moved"

@@ -1,0 +1,47 @@
+"""Scripts in processes of their own, as a worker's child or alone, and what they left."""
+
+import os
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+from trainwright.training import layout
+from trainwright.training.spool import Record, SpoolReader
+
+
+def start(script: str, folder: Path, *, worker: bool = True) -> "subprocess.Popen[str]":
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("TRAINWRIGHT_")}
+    if worker:
+        environment[layout.RUN_DIR_VARIABLE] = str(folder)
+    return subprocess.Popen(
+        [sys.executable, "-u", "-W", "error", "-c", textwrap.dedent(script)],
+        env=environment,
+        cwd=folder,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+def run(script: str, folder: Path, *, worker: bool = True) -> "subprocess.CompletedProcess[str]":
+    with start(script, folder, worker=worker) as process:
+        out, error = process.communicate(timeout=60)
+    return subprocess.CompletedProcess(process.args, process.returncode, out, error)
+
+
+def records(folder: Path) -> list[Record]:
+    reader = SpoolReader(folder / layout.SPOOL)
+    found: list[Record] = []
+    while some := reader.read():
+        found += some
+    reader.close()
+    return found
+
+
+def wait_for(path: Path) -> None:
+    until = time.monotonic() + 20
+    while not path.exists():
+        assert time.monotonic() < until, f"{path} never appeared"
+        time.sleep(0.01)

@@ -1,15 +1,16 @@
-"""Model versions: which attempts leave one, what it counts for, what is said of it. Pure.
+"""Model versions: which attempts leave one, what it counts for, what is said of it. Checkpoints as people see.
 
-Not here: how a report looks.
+Pure. Not here: how a report looks; deleting files (sweeping.py).
 """
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
 from trainwright.contracts.attempt import AttemptDocument, BundleManifest, Outcome
+from trainwright.contracts.checkpoint import Checkpoint, CheckpointList, CheckpointView, best_of
 from trainwright.contracts.result import ModelVersion
 from trainwright.contracts.task import TaskDocument, TaskStatus
 
@@ -97,6 +98,21 @@ def as_said(model: ModelVersion) -> ModelVersion:
     if len(model.files) <= MOST_FILES_SAID:
         return model
     return model.model_copy(update={"files": dict(sorted(model.files.items())[:MOST_FILES_SAID])})
+
+
+def checkpoint_list(task: TaskDocument, indexed: Iterable[Checkpoint]) -> CheckpointList:
+    """Return a task's checkpoints as people see them: its document says which are kept, and so which is best."""
+    kept = {one.manifest for one in task.checkpoints}
+    best = best_of(task.checkpoints)
+    rows = [
+        CheckpointView(
+            **one.model_dump(include=set(Checkpoint.model_fields)),
+            best=best is not None and one.manifest == best.manifest,
+            kept=one.manifest in kept,
+        )
+        for one in indexed
+    ]
+    return CheckpointList(task_id=task.task_id, checkpoints=rows)
 
 
 def parse_address(path: str) -> tuple[str, str | None, bool]:

@@ -1,7 +1,9 @@
-"""What follows from a task's end and an attempt's end: one model version, then its report.
+"""What follows from a task's end and an attempt's end: one model version, then its report. And from checkpoints:
+an index of them, and the end of those that the task's document does not name any more.
 
 Both topics have to have spoken, in either order. Registering is an effect because it reads the bundle's manifest,
 which lies outside of the store; it is saved in one transaction with the event that says it.
+Not here: what may be deleted (sweeping.py).
 """
 
 import logging
@@ -11,32 +13,49 @@ from typing import Any
 
 from services.result import store
 from services.result.domain import as_said, identity_of, leaves_version, new_version
-from trainwright.contracts.attempt import AttemptDocument, AttemptEnded, BundleFile, BundleManifest
+from trainwright.contracts.attempt import AttemptDocument, AttemptEvent, BundleFile, BundleManifest
 from trainwright.contracts.base import Event
 from trainwright.contracts.result import ModelVersionRegistered, ReportGenerated
 from trainwright.contracts.task import TaskDocument, TaskEvent
 from trainwright.runtime.clock import Clock
 from trainwright.runtime.effects import Outcome
 from trainwright.runtime.outbox import Effect, Emitted
+from trainwright.runtime.telemetry.tracing import TRACE
 from trainwright.storage.blob import BlobStore
 from trainwright.storage.document import DocumentStore, Transaction
+from trainwright.storage.meeting import meet
 
 logger = logging.getLogger(__name__)
 
 REGISTER = "register"
+SWEEP = "sweep"
 
 
 async def on_task(event: TaskEvent, *, tx: Transaction, clock: Clock) -> list[Emitted]:
-    """Keep the copy; register what its last attempt left, if that is known already."""
-    await store.save_task(tx, event.task)
-    attempt = await store.find_attempt(tx, event.task.task_id, event.task.attempt)
-    return _registration(event.task, attempt)
+    """Keep the copy and what it names; register what its last attempt left, if that is known already."""
+    task = event.task
+    await meet(tx, task.task_id)  # and what its attempt says, which looks for it
+    before = await store.find_task(tx, task.task_id)
+    await store.save_task(tx, task)
+    await store.note_checkpoints(tx, task.task_id, task.checkpoints, named=True)
+    attempt = await store.find_attempt(tx, task.task_id, task.attempt)
+    return [*_registration(task, attempt), *_sweep(before, task)]
 
 
-async def on_attempt_ended(event: AttemptEnded, *, tx: Transaction, clock: Clock) -> list[Emitted]:
-    """Keep the ending; register what it left, if the task is known to be completed by it."""
-    await store.save_attempt(tx, event.attempt)
-    return _registration(await store.find_task(tx, event.attempt.task_id), event.attempt)
+async def on_attempt(event: AttemptEvent, *, tx: Transaction, clock: Clock) -> list[Emitted]:
+    """Keep what it says and saved; register what it left, if the task is known to be completed by it."""
+    attempt = event.attempt
+    await meet(tx, attempt.task_id)
+    await store.save_attempt(tx, attempt)
+    await store.note_checkpoints(tx, attempt.task_id, attempt.checkpoints)
+    return _registration(await store.find_task(tx, attempt.task_id), attempt)
+
+
+def _sweep(before: TaskDocument | None, task: TaskDocument) -> list[Emitted]:
+    kept = {one.manifest for one in task.checkpoints}
+    if before is None or all(one.manifest in kept for one in before.checkpoints):
+        return []
+    return [Effect(SWEEP, f"sweep/{task.task_id}/{task.version}", {"task_id": task.task_id})]
 
 
 def _registration(task: TaskDocument | None, attempt: AttemptDocument | None) -> list[Emitted]:
@@ -83,7 +102,7 @@ class Registration:
         number = await store.next_number(tx, identity_of(self.task, self.manifest))
         model = new_version(self.task, self.attempt, self.manifest, number=number, now=clock.now())
         await store.save_version(tx, model)
-        await store.save_render(tx, store.Render(model_id=model.model_id))
+        await store.save_render(tx, store.Render(model_id=model.model_id, traceparent=TRACE.get()))
         logger.info("%s left %s: %s", model.task_id, model.model_id, model.description or model.task_name)
         return [ModelVersionRegistered(model=as_said(model))]
 

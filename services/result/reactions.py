@@ -13,6 +13,8 @@ REACTIONS: Reactions = {
         task.TaskStatusChanged: handlers.on_task,
     },
     topics.ATTEMPT: {
-        attempt.AttemptEnded: handlers.on_attempt_ended,
+        attempt.AttemptStarted: handlers.on_attempt,
+        attempt.CheckpointSaved: handlers.on_attempt,
+        attempt.AttemptEnded: handlers.on_attempt,
     },
 }

@@ -22,6 +22,8 @@ from trainwright.contracts.result import ModelVersion
 from trainwright.runtime.clock import Backoff, Clock, derived_id
 from trainwright.runtime.envelope import Cause
 from trainwright.runtime.outbox import emit
+from trainwright.runtime.telemetry.names import RENDER
+from trainwright.runtime.telemetry.tracing import TRACING
 from trainwright.storage.blob import BlobStore
 from trainwright.storage.document import DocumentStore
 
@@ -129,13 +131,15 @@ class Renderer:
 
     async def _idle(self, committed: Any) -> None:
         try:
-            await asyncio.wait_for(committed, self._settings.idle_seconds)
+            async with asyncio.timeout(self._settings.idle_seconds):
+                await committed
         except TimeoutError:
             await self._artist.stop()
 
     async def _render(self, pending: store.Render) -> None:
         try:
-            await self._draw(pending.model_id)
+            with TRACING.begin(RENDER, "result", RENDER.name, pending.traceparent, dict) as span:
+                await self._draw(pending.model_id, span.traceparent)
         except StoreUnavailable:
             raise
         except Exception as error:
@@ -146,7 +150,7 @@ class Renderer:
             async with self._documents.transaction() as tx:
                 await store.save_render(tx, pending.model_copy(update=changes))
 
-    async def _draw(self, model_id: str) -> None:
+    async def _draw(self, model_id: str, traceparent: str | None) -> None:
         model = await store.get_version(self._documents, model_id)
         folder = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="trainwright-report-"))
         try:
@@ -158,7 +162,7 @@ class Renderer:
             await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
         async with self._documents.transaction() as tx:
             events = await report_rendered(model_id, report.sha256, curve, tx=tx)
-            cause = Cause(derived_id("result", "render", model_id, report.sha256))
+            cause = Cause(derived_id("result", "render", model_id, report.sha256), traceparent)
             await emit(tx, events, source="result", cause=cause, clock=self._clock)
 
     async def _curve(self, path: Path) -> BundleFile | None:
@@ -170,12 +174,12 @@ class Renderer:
     async def _fetch(self, model: ModelVersion, folder: Path) -> None:
         """Lay out what a report is made from."""
         task = await store.find_task(self._documents, model.task_id)
-        attempt = await store.find_attempt(self._documents, model.task_id, model.attempt)
+        attempts = await store.attempts_of(self._documents, task) if task else []
         manifest = await self._blobs.read_bytes(model.bundle)
         job = {
             "model": model.model_dump(mode="json"),
             "task": task.model_dump(mode="json") if task else None,
-            "attempt": attempt.model_dump(mode="json") if attempt else None,
+            "attempts": [attempt.model_dump(mode="json") for attempt in attempts],
             "metadata": json.loads(manifest).get("metadata", {}),
         }
         await asyncio.to_thread((folder / "job.json").write_text, json.dumps(job), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The result service's HTTP edge: reports, model versions, their files."""
+"""The result service's HTTP edge: checkpoints, reports, model versions, their files."""
 
 import re
 from collections.abc import AsyncIterator
@@ -9,11 +9,12 @@ from fastapi import APIRouter, Path, Query, Response
 from fastapi.responses import HTMLResponse, StreamingResponse
 
 from services.result import store
-from services.result.domain import parse_address
+from services.result.domain import checkpoint_list, parse_address
 from services.result.report.page import ended_page
 from services.result.settings import ResultSettings
 from trainwright.contracts.attempt import BundleFile
 from trainwright.contracts.base import Contract, nearest
+from trainwright.contracts.checkpoint import CheckpointList
 from trainwright.contracts.errors import Conflict, NotFound, Unavailable
 from trainwright.contracts.result import ModelPage, ModelVersion
 from trainwright.contracts.task import FINAL, TaskDocument, TaskStatus
@@ -54,10 +55,37 @@ class ModelFiles(Contract):
 
 
 def build_router(documents: DocumentStore, blobs: BlobStore, settings: ResultSettings) -> APIRouter:
-    """Return the routes of reports and models."""
+    """Return the routes of checkpoints, reports and models."""
     router = APIRouter()
+    router.include_router(_checkpoint_routes(documents))
     router.include_router(_report_routes(documents, blobs, settings))
     router.include_router(_model_routes(documents, blobs))
+    return router
+
+
+async def _known_task(documents: DocumentStore, task_id: str) -> TaskDocument:
+    async def check() -> bool:
+        return await store.find_task(documents, task_id) is not None
+
+    if not await is_known(task_id, check, documents):
+        raise NotFound(f"there is no task {task_id!r}")
+    task = await store.find_task(documents, task_id)
+    assert task is not None
+    return task
+
+
+def _checkpoint_routes(documents: DocumentStore) -> APIRouter:
+    router = APIRouter(tags=["checkpoints"])
+
+    @router.get("/tasks/{task_id}/checkpoints", summary="A task's checkpoints, newest first")
+    async def checkpoints(task_id: TaskId) -> CheckpointList:
+        """Every checkpoint that was stored, with its step, score and size.
+
+        Those that are `kept` can be gone on from; the files of the others are deleted.
+        """
+        task = await _known_task(documents, task_id)
+        return checkpoint_list(task, await store.checkpoints_of(documents, task_id))
+
     return router
 
 
@@ -65,13 +93,7 @@ def _report_routes(documents: DocumentStore, blobs: BlobStore, settings: ResultS
     router = APIRouter(tags=["reports"])
 
     async def ended(task_id: str) -> TaskDocument:
-        async def check() -> bool:
-            return await store.find_task(documents, task_id) is not None
-
-        if not await is_known(task_id, check, documents):
-            raise NotFound(f"there is no task {task_id!r}")
-        task = await store.find_task(documents, task_id)
-        assert task is not None
+        task = await _known_task(documents, task_id)
         if task.status not in FINAL:
             where = f"{task.status} ({task.phase})" + (f": {task.reason}" if task.reason else "")
             raise Conflict(f"{task_id} is {where}; its report is rendered when it has ended")
@@ -95,6 +117,10 @@ def _report_routes(documents: DocumentStore, blobs: BlobStore, settings: ResultS
             raise Unavailable(f"the report of {model.model_id} {why}")
         return model
 
+    async def without_model(task: TaskDocument) -> Response:
+        attempts = await store.attempts_of(documents, task)
+        return HTMLResponse(ended_page(task, attempts), headers=PAGE_HEADERS)
+
     @router.get("/tasks/{task_id}/report", summary="A task's report", response_class=HTMLResponse, responses=HTML)
     async def report(task_id: TaskId) -> Response:
         """The report of a task that completed, or what is known of one that failed or was cancelled.
@@ -103,10 +129,10 @@ def _report_routes(documents: DocumentStore, blobs: BlobStore, settings: ResultS
         """
         task = await ended(task_id)
         if task.status is not TaskStatus.COMPLETED:
-            return HTMLResponse(ended_page(task), headers=PAGE_HEADERS)
+            return await without_model(task)
         attempt = await store.find_attempt(documents, task_id, task.attempt)
-        if attempt is not None and attempt.bundle is None:
-            return HTMLResponse(ended_page(task), headers=PAGE_HEADERS)
+        if attempt is not None and attempt.outcome is not None and attempt.bundle is None:
+            return await without_model(task)
         model = await rendered(task_id)
         assert model.report is not None
         size = await blobs.size(model.report)

@@ -1,12 +1,13 @@
 """Composition of the result service."""
 
-from services.result.handlers import REGISTER, Registrar
+from services.result.handlers import REGISTER, SWEEP, Registrar
 from services.result.reactions import REACTIONS
 from services.result.rendering import Artist, Renderer
 from services.result.routes import build_router
 from services.result.settings import ResultSettings
 from services.result.store import COLLECTIONS
-from trainwright.runtime.service import Runtime, Service
+from services.result.sweeping import Sweeper
+from trainwright.runtime.service import Loop, Runtime, Service
 
 
 def build_service(runtime: Runtime) -> Service:
@@ -14,11 +15,13 @@ def build_service(runtime: Runtime) -> Service:
     settings = ResultSettings()
     store, blobs = runtime.store("result", COLLECTIONS), runtime.blobs()
     renderer = Renderer(store, blobs, Artist(settings), settings, runtime.clock)
+    sweeper = Sweeper(store, blobs, settings, runtime.clock)
     return Service(
         name="result",
         store=store,
         reactions=REACTIONS,
         router=build_router(store, blobs, settings),
-        effects={REGISTER: Registrar(store, blobs)},
+        effects={REGISTER: Registrar(store, blobs), SWEEP: sweeper},
+        loops=[Loop("sweep", settings.sweep_every, sweeper.sweep_all)],
         tasks=[renderer.run],
     )

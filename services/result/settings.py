@@ -1,11 +1,13 @@
 """Settings of the result service (prefix ``RESULT_``)."""
 
 from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
+
+from trainwright.runtime.environment import EnvironmentSettings
 
 
-class ResultSettings(BaseSettings):
-    """How reports are rendered."""
+class ResultSettings(EnvironmentSettings):
+    """How reports are rendered, and checkpoints swept."""
 
     model_config = SettingsConfigDict(env_prefix="RESULT_", frozen=True, extra="ignore")
 
@@ -15,3 +17,9 @@ class ResultSettings(BaseSettings):
         10, ge=0, description="How long a request waits for a report that is being rendered."
     )
     drawn_limit: int = Field(32 * 1024**2, description="Bytes of a file of a bundle that a report still reads.")
+    sweep_every: float = Field(300, gt=0, description="Pause between two looks at the files of all checkpoints.")
+    sweep_grace: float = Field(
+        600,
+        ge=0,
+        description="How long a file is left that no checkpoint needs: it may belong to one that is on its way.",
+    )

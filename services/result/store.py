@@ -1,20 +1,27 @@
 """What the result service asks of its store, in its own words."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from trainwright.contracts.attempt import AttemptDocument
-from trainwright.contracts.base import Contract
+from trainwright.contracts.base import Contract, TaskId
+from trainwright.contracts.checkpoint import Checkpoint
 from trainwright.contracts.errors import NotFound
 from trainwright.contracts.result import ModelPage, ModelVersion, Pagination
 from trainwright.contracts.task import TaskDocument
-from trainwright.storage.document import Collection, Reader, Transaction
+from trainwright.storage.document import Collection, Reader, Scalar, Transaction
+from trainwright.storage.meeting import MEETINGS
 
 TASKS = Collection("tasks")
 ATTEMPTS = Collection("attempts")
 VERSIONS = Collection("versions", indexes=("created_at", "task_id", "recipe", "task_name", "identity"))
 NUMBERS = Collection("numbers")
 RENDERS = Collection("renders", indexes=("state",))
-COLLECTIONS = (TASKS, ATTEMPTS, VERSIONS, NUMBERS, RENDERS)
+CHECKPOINTS = Collection("checkpoints", indexes=("task_id", "step"))
+COLLECTIONS = (MEETINGS, TASKS, ATTEMPTS, VERSIONS, NUMBERS, RENDERS, CHECKPOINTS)
+
+MOST_ROWS = 1000
+"""Checkpoints of a task that the index still lists although their files are gone."""
 
 
 class Render(Contract):
@@ -24,6 +31,16 @@ class Render(Contract):
     state: str = "pending"
     tries: int = 0
     error: str = ""
+    traceparent: str | None = None
+    """The trace of what asked for it."""
+
+
+class Indexed(Checkpoint):
+    """A checkpoint: ``named`` once the task's document has had it, ``gone`` once its files are deleted."""
+
+    task_id: TaskId
+    named: bool = False
+    gone: bool = False
 
 
 async def find_task(reader: Reader, task_id: str) -> TaskDocument | None:
@@ -38,14 +55,59 @@ async def save_task(tx: Transaction, task: TaskDocument) -> None:
 
 
 async def find_attempt(reader: Reader, task_id: str, attempt: int) -> AttemptDocument | None:
-    """Return an attempt that has ended, or None."""
+    """Return what an attempt last said of itself, or None."""
     found = await reader.get(ATTEMPTS.name, _attempt_key(task_id, attempt))
     return None if found is None else AttemptDocument.model_validate(found)
 
 
 async def save_attempt(tx: Transaction, attempt: AttemptDocument) -> None:
-    """Keep an attempt that has ended."""
+    """Keep an attempt's newest document."""
     await tx.put(ATTEMPTS.name, _attempt_key(attempt.task_id, attempt.attempt), attempt.model_dump(mode="json"))
+
+
+async def attempts_of(reader: Reader, task: TaskDocument) -> list[AttemptDocument]:
+    """Return what is known of a task's attempts, oldest first; one that never started has said nothing."""
+    found = [await find_attempt(reader, task.task_id, number) for number in range(1, task.attempt + 1)]
+    return [attempt for attempt in found if attempt is not None]
+
+
+async def note_checkpoints(
+    tx: Transaction, task_id: str, checkpoints: Iterable[Checkpoint], *, named: bool = False
+) -> None:
+    """Add checkpoints to the index, or note that the task's document names them; a repeat changes nothing."""
+    for one in checkpoints:
+        key = f"{task_id}/{one.manifest}"
+        known = await tx.get(CHECKPOINTS.name, key)
+        if known is not None and (known["named"] or not named):
+            continue
+        row = Indexed(task_id=task_id, named=named, **one.model_dump())
+        await tx.put(CHECKPOINTS.name, key, row.model_dump(mode="json"))
+
+
+async def note_gone(tx: Transaction, rows: Iterable[Indexed]) -> None:
+    """Note that the files of checkpoints are deleted; forget the oldest such rows of which there are too many."""
+    task_ids = set()
+    for row in rows:
+        gone = row.model_copy(update={"gone": True})
+        await tx.put(CHECKPOINTS.name, f"{row.task_id}/{row.manifest}", gone.model_dump(mode="json"))
+        task_ids.add(row.task_id)
+    for task_id in task_ids:
+        where: dict[str, Scalar] = {"task_id": task_id, "gone": True}
+        surplus = await tx.count(CHECKPOINTS.name, where) - MOST_ROWS
+        if surplus > 0:
+            for old in (await tx.find(CHECKPOINTS.name, where, sort="step", limit=surplus)).items:
+                await tx.delete(CHECKPOINTS.name, f"{task_id}/{old['manifest']}")
+
+
+async def checkpoints_of(reader: Reader, task_id: str, *, there: bool = False) -> list[Indexed]:
+    """Return a task's checkpoints, newest first: all that are listed, or those whose files may be there."""
+    where: dict[str, Scalar] = {"task_id": task_id, **({"gone": False} if there else {})}
+    page = await reader.find(CHECKPOINTS.name, where, sort="-step", limit=2 * MOST_ROWS)
+    return sorted(
+        (Indexed.model_validate(item) for item in page.items),
+        key=lambda row: (row.step, row.attempt),
+        reverse=True,
+    )
 
 
 async def version_of_task(reader: Reader, task_id: str) -> ModelVersion | None:

@@ -7,7 +7,8 @@ import pytest
 
 from services.result.domain import as_said, identity_of, leaves_version, new_version, parse_address, slug
 from trainwright.contracts.attempt import AttemptDocument, BundleFile, BundleManifest, Outcome
-from trainwright.contracts.task import TaskConfig, TaskDocument, TaskPhase, TaskStatus
+from trainwright.contracts.task import TaskDocument, TaskPhase, TaskStatus
+from trainwright.contracts.task_config import TaskConfig
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 SHA = "a" * 64

@@ -12,8 +12,9 @@ import pytest
 from services.result.report import charts
 from services.result.report.content import gather
 from services.result.report.page import change, ended_page, figure, report_page
-from trainwright.contracts.attempt import Failure, FailureClass
-from trainwright.contracts.task import TaskConfig, TaskDocument, TaskPhase, TaskStatus
+from trainwright.contracts.failure import Failure, FailureClass
+from trainwright.contracts.task import TaskDocument, TaskPhase, TaskStatus
+from trainwright.contracts.task_config import TaskConfig
 
 NOW = "2026-01-02T03:04:05Z"
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'&{{ 7*7 }} $\\frac$ _x"
@@ -201,6 +202,50 @@ def test_a_failed_task_shows_its_trace_and_what_to_do() -> None:
     assert page.bad == []
     for text in ("train.py:3", "Fix the line shown", "division by zero", "user error", "failed"):
         assert text in page.text
+
+
+def repaired(**fields: Any) -> dict[str, Any]:
+    repair = {"attempt": 1, "failure_class": "diverged", "action": "go back", "at": "2026-01-02T03:04:05Z"}
+    changes = {HOSTILE: {"old": 0.1, "new": 0.05}, "rate": {"old": None, "new": HOSTILE}}
+    return {**repair, "changes": changes, "resume_step": 40, "reason": f"why {HOSTILE}", **fields}
+
+
+def attempt_document(number: int, **fields: Any) -> dict[str, Any]:
+    known = {"task_id": "task-0123456789ab", "attempt": number, "version": 3, "worker_id": f"worker-{number:012}"}
+    return {**known, "incarnation": "one", "outcome": "completed", "started_at": "2026-01-02T03:04:05Z", **fields}
+
+
+def test_a_report_tells_each_attempt_and_where_curves_went_on(tmp_path: Path) -> None:
+    failure = {"failure_class": "diverged", "message": f"loss is NaN {HOSTILE}"}
+    attempts = [
+        attempt_document(1, outcome="failed", failure=failure, final_step=57),
+        attempt_document(3, resume_step=40, final_step=99),
+    ]
+    metadata = {"repairs": [repaired(), repaired(attempt=2, changes={}, reason="was lost; its worker is silent")]}
+    bundle = write(tmp_path / "b", history__json={"metrics": {"loss": [[n, 1.0 / n] for n in range(1, 99)]}})
+    document = job(model={"attempt": 3}, attempts=attempts, metadata={**metadata, "overrides": {"rate": 0.05}})
+    page = Page(text := render(document, bundle))
+    assert page.bad == []
+    for said in (
+        "Attempts and repairs",
+        "failed at step 57",
+        "diverged: loss is NaN",
+        "go back, go on from step 40",
+    ):
+        assert said in page.text
+    for said in ("was lost; its worker is silent", "the beginning", "completed at step 99", "rate, repaired"):
+        assert said in page.text
+    assert text.count("<tr><td>") >= 3
+    assert "Dashed lines" in page.text
+    without = Page(render(job(attempts=attempts[:1]), bundle))
+    assert "Attempts and repairs" not in without.text
+    assert "Dashed lines" not in without.text
+
+
+@pytest.mark.parametrize("repairs", [7, [7], [{"attempt": 1}], {"a": 1}, None])
+def test_repairs_of_a_bundle_that_cannot_be_read_are_left_out(tmp_path: Path, repairs: Any) -> None:
+    page = Page(render(job(metadata={"repairs": repairs, "overrides": repairs}), tmp_path))
+    assert "Attempts and repairs" not in page.text
 
 
 def test_figures() -> None:

@@ -19,7 +19,7 @@ def draw(folder: Path) -> None:
     found = gather(job, folder / "bundle")
     if found.losses:
         title = found.description or found.title
-        (folder / "loss_curve.png").write_bytes(charts.loss_png(found.losses, title))
+        (folder / "loss_curve.png").write_bytes(charts.loss_png(found.losses, title, found.resumed))
     drawings = charts.all_drawings(found)
     (folder / "report.html").write_text(report_page(found, drawings), encoding="utf-8", errors="replace")
 

@@ -59,41 +59,45 @@ def all_drawings(found: Content) -> dict[str, Any]:
     """Return every drawing of a report as SVG: `loss`, `others` and `tracks` by name."""
     drawings: dict[str, Any] = {"others": [], "tracks": []}
     if found.losses:
-        drawings["loss"] = _loss_svg(found.losses)
+        drawings["loss"] = _loss_svg(found.losses, found.resumed)
     for number, (name, points) in enumerate(list(found.other_curves.items())[:MOST_SMALL]):
-        drawings["others"].append(_small_svg(name, points, f"other{number}"))
+        drawings["others"].append(_small_svg(name, points, found.resumed, f"other{number}"))
     for number, track in enumerate(found.tracks[:MOST_TRACKS]):
         drawings["tracks"].append((track.name, _track_svg(track, f"track{number}")))
     return drawings
 
 
-def loss_png(losses: Mapping[str, Sequence[Point]], title: str) -> bytes:
-    """Return the loss curve as a PNG of 1280 × 720."""
+def loss_png(losses: Mapping[str, Sequence[Point]], title: str, resumed: Sequence[float] = ()) -> bytes:
+    """Return the loss curve as a PNG of 1280 × 720; `resumed` are steps that later attempts went on from."""
     figure = Figure(figsize=(8, 4.5), dpi=160, layout="constrained", facecolor="white")
     axes = figure.add_subplot()
-    _draw_curves(axes, losses)
+    _draw_curves(axes, losses, resumed)
     axes.set_title(_short(title, 90))
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()
 
 
-def _loss_svg(losses: Mapping[str, Sequence[Point]]) -> str:
+def _loss_svg(losses: Mapping[str, Sequence[Point]], resumed: Sequence[float]) -> str:
     figure = Figure(figsize=(9.6, 3.4), layout="constrained")
-    _draw_curves(figure.add_subplot(), losses)
+    _draw_curves(figure.add_subplot(), losses, resumed)
     return _svg(figure, "loss", f"Curves of {', '.join(losses)} by step")
 
 
-def _small_svg(name: str, points: Sequence[Point], salt: str) -> str:
+def _small_svg(name: str, points: Sequence[Point], resumed: Sequence[float], salt: str) -> str:
     figure = Figure(figsize=(4.7, 2.2), layout="constrained")
     axes = figure.add_subplot()
-    _draw_curves(axes, {name: points}, legend=False)
+    _draw_curves(axes, {name: points}, resumed, legend=False)
     axes.set_title(_short(name))
     return _svg(figure, salt, f"{name} by step")
 
 
-def _draw_curves(axes: Axes, curves: Mapping[str, Sequence[Point]], *, legend: bool = True) -> None:
+def _draw_curves(
+    axes: Axes, curves: Mapping[str, Sequence[Point]], resumed: Sequence[float], *, legend: bool = True
+) -> None:
     lines, names = [], []
+    for step in resumed:
+        axes.axvline(step, color=MUTED, linewidth=0.9, dashes=(4, 3), zorder=0)
     for colour, (name, points) in zip(COLOURS * 10, curves.items(), strict=False):
         steps, values = [point[0] for point in points], [_drawable(point[1]) for point in points]
         many = len(points) > 60

@@ -13,6 +13,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from services.result.report.attempts import AttemptRow, attempt_rows, repairs_of, resumed_at
+from trainwright.contracts.attempt import AttemptDocument
 from trainwright.contracts.result import ModelVersion
 from trainwright.contracts.task import TaskDocument
 
@@ -46,6 +48,10 @@ class Content:
     scores: Mapping[str, Any] = field(default_factory=dict)
     tracks: list[Track] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    attempts: list[AttemptRow] = field(default_factory=list)
+    """What happened, when there was more than one attempt or something to repair."""
+    resumed: list[int] = field(default_factory=list)
+    """Steps that later attempts went on from."""
 
     @property
     def losses(self) -> dict[str, list[Point]]:
@@ -65,6 +71,9 @@ def gather(job: Mapping[str, Any], bundle: Path) -> Content:
     task = TaskDocument.model_validate(job["task"]) if job.get("task") else None
     metadata = job.get("metadata") if isinstance(job.get("metadata"), dict) else {}
     found = Content(model.task_name, model.description, model, task, metadata or {})
+    attempts = [AttemptDocument.model_validate(one) for one in job.get("attempts") or []]
+    found.attempts = attempt_rows(model.attempt, attempts, repairs_of(task, found.metadata))
+    found.resumed = resumed_at(attempts)
     for read in (_read_history, _read_scores, _read_tracks):
         try:
             read(found, bundle)

@@ -2,12 +2,14 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from services.result.report.attempts import attempt_rows, repairs_of
 from services.result.report.content import Content
+from trainwright.contracts.attempt import AttemptDocument
 from trainwright.contracts.task import TaskDocument
 
 if TYPE_CHECKING:
@@ -34,14 +36,17 @@ def report_page(found: Content, drawings: Mapping[str, Any]) -> str:
             rows=list(found.scores.get("series", []))[:MOST_SERIES_ROWS],
             tracks=len(found.tracks),
             notes=found.notes,
+            attempts=found.attempts,
+            resumed=found.resumed,
             drawings=drawings,
         )
     )
 
 
-def ended_page(task: TaskDocument) -> str:
+def ended_page(task: TaskDocument, attempts: Sequence[AttemptDocument] = ()) -> str:
     """Return the report of a task that left no model: how it ended, and why."""
-    return _environment().get_template("ended.html.j2").render(title=task.name, task=task)
+    rows = attempt_rows(task.attempt, attempts, repairs_of(task, {}))
+    return _environment().get_template("ended.html.j2").render(title=task.name, task=task, attempts=rows)
 
 
 @lru_cache(maxsize=1)

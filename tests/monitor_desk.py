@@ -12,17 +12,11 @@ import httpx
 from websockets.asyncio.client import ClientConnection, connect
 
 from tests.harness import API, TOKEN, Bus, ServiceProcess, eventually, listening
-from trainwright.contracts.attempt import AttemptDocument, AttemptEnded, AttemptStarted, Outcome
+from trainwright.contracts.attempt import AttemptDocument, AttemptEnded, AttemptStarted, CheckpointSaved, Outcome
 from trainwright.contracts.metric import MetricBatch, MetricPoint
 from trainwright.contracts.queue import Placement, PlacementAssigned, PlacementState, WorkerLost
-from trainwright.contracts.task import (
-    TaskConfig,
-    TaskCreated,
-    TaskDocument,
-    TaskPhase,
-    TaskStatus,
-    TaskStatusChanged,
-)
+from trainwright.contracts.task import TaskCreated, TaskDocument, TaskPhase, TaskStatus, TaskStatusChanged
+from trainwright.contracts.task_config import TaskConfig
 
 
 class Story:
@@ -52,6 +46,9 @@ class Story:
 
     async def started(self, attempt: int, resume_step: int = 0) -> None:
         await self._bus.say(AttemptStarted(attempt=self._attempt(attempt, 1, resume_step)))
+
+    async def saved(self, attempt: int, version: int, resume_step: int = 0) -> None:
+        await self._bus.say(CheckpointSaved(attempt=self._attempt(attempt, version, resume_step)))
 
     async def finished(self, attempt: int, final_step: int) -> None:
         document = self._attempt(attempt, 2, 0, outcome=Outcome.COMPLETED, final_step=final_step)

@@ -5,13 +5,11 @@ from services.log.reactions import reactions
 from services.log.routes import build_router
 from services.log.store import TASKS
 from trainwright.runtime.service import Runtime, Service
-from trainwright.storage.sqlite_records import SCHEMA, SqliteRecords
 
 
 def build_service(runtime: Runtime) -> Service:
     """Return the log service."""
-    store = runtime.store("log", (TASKS,), SCHEMA)
-    records = SqliteRecords(store)
+    store, records = runtime.records("log", (TASKS,))
     return Service(
         name="log",
         store=store,

@@ -13,6 +13,7 @@ def reactions(handlers: Handlers) -> Reactions:
         },
         topics.ATTEMPT: {
             attempt.AttemptStarted: handlers.on_attempt,
+            attempt.CheckpointSaved: handlers.on_attempt,
             attempt.AttemptEnded: handlers.on_attempt,
         },
         topics.QUEUE: {

@@ -9,6 +9,7 @@ from services.monitor.domain import reduced
 from services.monitor.settings import DEFAULT_POINTS, MOST_POINTS, MonitorSettings
 from services.monitor.store import find_watched
 from services.monitor.stream import Stream, refuse
+from services.monitor.tails import Tails
 from trainwright.contracts.base import Request, nearest
 from trainwright.contracts.errors import FieldError, NotFound
 from trainwright.contracts.metric import MetricOverview, MetricSeries
@@ -63,6 +64,7 @@ class MetricQuery(Request):
 def build_router(store: DocumentStore, series: Series, settings: MonitorSettings, clock: Clock) -> APIRouter:
     """Return the routes of metrics."""
     router = APIRouter(tags=["metrics"])
+    tails = Tails(store, series)
 
     async def known(task_id: str) -> bool:
         async def check() -> bool:
@@ -109,6 +111,6 @@ def build_router(store: DocumentStore, series: Series, settings: MonitorSettings
             await refuse(socket, f"there is no task {task_id!r}")
             return
         await socket.accept()
-        await Stream(socket, task_id, store=store, series=series, settings=settings, clock=clock).run()
+        await Stream(socket, task_id, tails=tails, settings=settings, clock=clock).run()
 
     return router

@@ -6,13 +6,11 @@ from services.monitor.routes import build_router
 from services.monitor.settings import MonitorSettings
 from services.monitor.store import TASKS
 from trainwright.runtime.service import Runtime, Service
-from trainwright.storage.sqlite_series import SCHEMA, SqliteSeries
 
 
 def build_service(runtime: Runtime) -> Service:
     """Return the monitor."""
-    store = runtime.store("monitor", (TASKS,), SCHEMA)
-    series = SqliteSeries(store)
+    store, series = runtime.series("monitor", (TASKS,))
     return Service(
         name="monitor",
         store=store,

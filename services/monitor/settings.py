@@ -1,18 +1,20 @@
 """Settings of the monitor service (prefix ``MONITOR_``)."""
 
 from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
+
+from trainwright.runtime.environment import EnvironmentSettings
 
 DEFAULT_POINTS = 10_000
 MOST_POINTS = 100_000
 
 
-class MonitorSettings(BaseSettings):
+class MonitorSettings(EnvironmentSettings):
     """How streams treat their readers."""
 
     model_config = SettingsConfigDict(env_prefix="MONITOR_", frozen=True, extra="ignore")
 
     page: int = Field(500, ge=1, description="Records that are read and sent at a time.")
     heartbeat_seconds: float = Field(15, gt=0, description="Silence after which a stream says that it lives.")
-    slow_seconds: float = Field(5, gt=0, description="Time for a page after which a reader counts as slow.")
+    slow_seconds: float = Field(5, gt=0, description="Wait for a reader of a page from which it counts as slow.")
     slow_keeps: int = Field(1000, ge=1, description="Records that a slow reader still gets; the others are a gap.")

@@ -7,19 +7,18 @@ page is moved to the newest records and told of the gap.
 import asyncio
 import contextlib
 from collections.abc import Iterable
+from operator import itemgetter
 from typing import Any
 
-import orjson
 from fastapi import WebSocket, WebSocketDisconnect
 
 from services.monitor import messages
 from services.monitor.domain import is_over
 from services.monitor.settings import MonitorSettings
-from services.monitor.store import find_watched
+from services.monitor.tails import Tails, written
 from trainwright.contracts.errors import FieldError, InvalidInput, StoreUnavailable
 from trainwright.runtime.clock import Clock
-from trainwright.storage.document import DocumentStore
-from trainwright.storage.series import AttemptState, Series
+from trainwright.storage.series import AttemptState
 
 POLL = 1.0
 """Seconds after which a stream looks by itself: another process may have written."""
@@ -35,23 +34,24 @@ class Stream:
         socket: WebSocket,
         task_id: str,
         *,
-        store: DocumentStore,
-        series: Series,
+        tails: Tails,
         settings: MonitorSettings,
         clock: Clock,
     ) -> None:
         self._socket = socket
         self._task_id = task_id
-        self._store = store
-        self._series = series
+        self._tails = tails
+        self._series = tails.series
         self._settings = settings
         self._clock = clock
         self._wishes: asyncio.Queue[str] = asyncio.Queue(WAITING_WISHES)
         self._subscribed = False
-        self._names: set[str] | None = None
+        self._names: frozenset[str] | None = None
         self._cursor = 0
         self._rewinds_from = 0
         self._spoke = self._grew = clock.monotonic()
+        self._waited = 0.0
+        self._hearing: asyncio.Task[str] | None = None
 
     async def run(self) -> None:
         """Serve until the task is over or the client leaves."""
@@ -60,8 +60,9 @@ class Stream:
         try:
             await asyncio.wait([listening, sending], return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for task in (listening, sending):
-                task.cancel()
+            for task in (listening, sending, self._hearing):
+                if task is not None:
+                    task.cancel()
             results = await asyncio.gather(listening, sending, return_exceptions=True)
         for result in results:
             if isinstance(result, Exception) and not isinstance(result, WebSocketDisconnect):
@@ -85,33 +86,31 @@ class Stream:
 
     async def _turn(self) -> bool:
         """Say what there is to say, wait for more; return whether it is all."""
-        while not self._wishes.empty():
+        await self._hear_what_came()
+        while self._hearing is None and not self._wishes.empty():
             await self._hear(self._wishes.get_nowait())
-        committed = self._store.next_commit()
-        if self._subscribed and await self._tell():
+        news = self._tails.news()
+        if self._subscribed and await self._tell(news):
             return True
         if self._subscribed and self._behind:
             return False
         if self._clock.monotonic() - self._spoke >= self._settings.heartbeat_seconds:
             await self._say({"event": "heartbeat", "seq": self._cursor})
-        await self._wait(committed)
+        await self._wait(news)
         return False
 
-    async def _wait(self, committed: Any) -> None:
-        waits = [asyncio.ensure_future(self._wishes.get())]
-        if self._subscribed:
-            waits.append(asyncio.ensure_future(committed))
+    async def _wait(self, news: "asyncio.Task[Any]") -> None:
+        if self._hearing is None:
+            self._hearing = asyncio.create_task(self._wishes.get())
+        waits = {self._hearing, news} if self._subscribed else {self._hearing}
         timeout = min(POLL, self._settings.heartbeat_seconds)
-        try:
-            await asyncio.wait(waits, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for wait in waits[1:]:
-                wait.cancel()
-            heard = waits[0]
-            if not heard.done():
-                heard.cancel()
-        if heard.done() and not heard.cancelled():
-            await self._hear(heard.result())
+        await asyncio.wait(waits, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+        await self._hear_what_came()
+
+    async def _hear_what_came(self) -> None:
+        if self._hearing is not None and self._hearing.done():
+            heard, self._hearing = self._hearing.result(), None
+            await self._hear(heard)
 
     async def _hear(self, text: str) -> None:
         try:
@@ -124,12 +123,12 @@ class Stream:
             await self._say(messages.error_line(error))
 
     async def _subscribe(self, wish: messages.Subscribe) -> None:
-        head = await self._series.head()
+        head = await self._series.head(self._task_id)
         cursor = wish.cursor or 0
         if cursor > head:
             field = FieldError(path="cursor", message=f"above {head}, the last one there is; leave it out")
             raise InvalidInput(f"cursor: {field.message}", [field])
-        self._names = set(wish.metrics) if wish.metrics else None
+        self._names = frozenset(wish.metrics) if wish.metrics else None
         self._cursor = cursor
         # A history from the beginning is fenced already: what was rewound before now is not in it.
         self._rewinds_from = cursor if wish.cursor is not None else head
@@ -144,24 +143,25 @@ class Stream:
             self._names -= set(wish.metrics)
         self._subscribed = bool(wish.metrics and self._names)
 
-    async def _tell(self) -> bool:
+    async def _tell(self, news: "asyncio.Task[Any]") -> bool:
         """Send the next page; return whether the task is over and all was sent."""
-        begun = self._clock.monotonic()
-        tail = await self._series.after(self._task_id, self._cursor, self._names, self._settings.page)
-        lines = [messages.record_line(record) for record in tail.records]
-        lines += self._rewinds(tail.attempts, tail.cursor)
-        for line in sorted(lines, key=lambda line: line["seq"]):
-            await self._say(line)
-        self._cursor, self._behind = tail.cursor, tail.more
+        self._waited = 0.0
+        told = await self._tails.after(news, self._task_id, self._cursor, self._names, self._settings.page)
+        lines = told.lines
+        if rewinds := self._rewinds(told.attempts, told.cursor):
+            lines = sorted([*lines, *((line["seq"], written(line)) for line in rewinds)], key=itemgetter(0))
+        for _, text in lines:
+            await self._send_text(text)
+        self._cursor, self._behind = told.cursor, told.more
         now = self._clock.monotonic()
         if lines:
             self._grew = now
-        if now - begun > self._settings.slow_seconds:
-            await self._catch_up(tail.attempts)
-        if lines or tail.more:
+        if self._waited > self._settings.slow_seconds:  # for the reader: a busy machine is not its fault
+            await self._catch_up(told.attempts)
+        if lines or told.more:
             return False
-        watched = await find_watched(self._store, self._task_id)
-        over = is_over(watched, tail.attempts, now - self._grew, self._clock.now())
+        watched = await self._tails.watched(news, self._task_id)
+        over = is_over(watched, told.attempts, now - self._grew, self._clock.now())
         if over and watched is not None:
             await self._say({"event": "end", "status": watched.status, "seq": self._cursor})
         return over
@@ -180,8 +180,13 @@ class Stream:
         return [messages.rewind_line(state) for state in known if state.attempt > 1]
 
     async def _say(self, line: dict[str, Any]) -> None:
-        await self._socket.send_text(orjson.dumps(line).decode())
+        await self._send_text(written(line))
+
+    async def _send_text(self, text: str) -> None:
+        begun = self._clock.monotonic()
+        await self._socket.send_text(text)
         self._spoke = self._clock.monotonic()
+        self._waited += self._spoke - begun
 
 
 async def refuse(socket: WebSocket, detail: str) -> None:
@@ -189,5 +194,5 @@ async def refuse(socket: WebSocket, detail: str) -> None:
     await socket.accept()
     line = {"event": "error", "code": "not_found", "detail": detail, "errors": []}
     with contextlib.suppress(WebSocketDisconnect):
-        await socket.send_text(orjson.dumps(line).decode())
+        await socket.send_text(written(line))
         await socket.close(4404, detail[:120])

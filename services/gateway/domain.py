@@ -12,16 +12,27 @@ ROUTES: tuple[tuple[str, str], ...] = (
     ("/tasks/{task_id}/monitor", "monitor"),
     ("/tasks/{task_id}/logs", "log"),
     ("/tasks/{task_id}/report", "result"),
+    ("/tasks/{task_id}/checkpoints", "result"),
+    ("/tasks/{task_id}/why", "scheduler"),
     ("/tasks/…", "task"),
     ("/files/…", "task"),
+    ("/configs/…", "task"),
     ("/models/…", "result"),
     ("/workers/…", "scheduler"),
+    ("/resources/…", "scheduler"),
     ("/dead/…", GATEWAY),
+    ("/events", GATEWAY),
+    ("/webhooks/…", GATEWAY),
 )
 """Path below the API's prefix, and the service that owns it; the first that fits. ``…`` is whatever follows."""
 
 OFFSETS = {"task": 1, "scheduler": 2, "monitor": 3, "result": 4, "log": 5}
 """The services behind the gateway, and how far from its port theirs is when no other address is set."""
+
+
+ADMIN_ONLY = ("/webhooks/…",)
+"""Paths whose events leave the platform: only for keys whose role says so."""
+ADMIN = "admin"
 
 
 class Forbidden(TrainwrightError):
@@ -48,6 +59,11 @@ def owner_of(path: str) -> str | None:
     """Return the service that owns a path below the API's prefix."""
     parts = path.split("/")
     return next((service for pattern, service in ROUTES if _fits(pattern.split("/"), parts)), None)
+
+
+def may(role: str, path: str) -> bool:
+    """Return whether a key of a role may use a path below the API's prefix."""
+    return role == ADMIN or not any(_fits(pattern.split("/"), path.split("/")) for pattern in ADMIN_ONLY)
 
 
 def _fits(pattern: list[str], parts: list[str]) -> bool:

@@ -12,20 +12,22 @@ from urllib.parse import urlsplit
 from fastapi.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from services.gateway.domain import GATEWAY, OFFSETS, ApiKey, Forbidden, owner_of
+from services.gateway.domain import GATEWAY, OFFSETS, ApiKey, Forbidden, may, owner_of
 from services.gateway.keys import KeyRing
 from services.gateway.openapi import Document, merged
 from services.gateway.readiness import platform_readiness
 from services.gateway.settings import GatewaySettings
 from services.gateway.upstream import Upstreams, fetch
 from trainwright.contracts.errors import NotFound, TooLarge, TrainwrightError
-from trainwright.runtime.envelope import new_traceparent
 from trainwright.runtime.http import ACTOR_HEADER, INTERNAL_HEADER, PREFIX, problem_response, refuse
+from trainwright.runtime.telemetry.edge import note_route
+from trainwright.runtime.telemetry.tracing import TRACE, new_traceparent
 
 OURS = b"x-trainwright-"
 NOT_INWARDS = frozenset({b"authorization", b"traceparent", b"tracestate", b"sec-websocket-protocol"})
 SUBPROTOCOL = "trainwright"
 KEY_SUBPROTOCOL = "key."
+STREAM = f"{PREFIX}/events"
 OPENAPI_FOR = 60.0
 """Seconds that the merged document is kept."""
 
@@ -51,7 +53,7 @@ class Edge:
         except TrainwrightError as error:
             await refuse(error, scope, receive, send)
             return
-        send = _outwards(send, SUBPROTOCOL if SUBPROTOCOL in scope.get("subprotocols", ()) else None)
+        send = _outwards(scope, send, SUBPROTOCOL if SUBPROTOCOL in scope.get("subprotocols", ()) else None)
         if scope["type"] == "http":
             limit = self._settings.upload_limit if _is_upload(scope) else self._settings.body_limit
             await _limited(app, limit, inner, receive, send)
@@ -69,12 +71,14 @@ class Edge:
             asked = scope["method"] in ("GET", "HEAD")
             return partial(_OPEN[path], self) if asked else self._own, scope
         headers = dict(scope["headers"])
-        if scope["type"] == "websocket":
+        if scope["type"] == "websocket" or path == STREAM:
             _check_origin(headers)
         caller = await self._keys.owner(_key_of(scope, headers))
         owner = owner_of(path.removeprefix(PREFIX)) if path.startswith(f"{PREFIX}/") else None
         if owner is None:
             raise NotFound(f"there is nothing at {path}; everything is below {PREFIX}, see /openapi.json")
+        if not may(caller.role, path.removeprefix(PREFIX)):
+            raise Forbidden(f"the key {caller.name!r} has the role {caller.role!r}; {path} is for admins")
         app = self._own if owner == GATEWAY else self._upstreams.app(owner)
         return app, {**scope, "headers": self._inwards(scope["headers"], caller), "subprotocols": []}
 
@@ -83,7 +87,7 @@ class Edge:
         ours = {
             INTERNAL_HEADER: self._upstreams.token,
             ACTOR_HEADER: caller.name,
-            "traceparent": new_traceparent(),
+            "traceparent": TRACE.get() or new_traceparent(),
         }
         return kept + [(name.encode(), value.encode("latin-1", "replace")) for name, value in ours.items()]
 
@@ -148,9 +152,10 @@ def _is_upload(scope: Scope) -> bool:
     return path == f"{PREFIX}/files" or path.startswith(f"{PREFIX}/files/")
 
 
-def _outwards(send: Send, subprotocol: str | None) -> Send:
+def _outwards(scope: Scope, send: Send, subprotocol: str | None) -> Send:
     async def sending(message: Message) -> None:
         if message["type"] in ("http.response.start", "websocket.accept", "websocket.http.response.start"):
+            note_route(scope, message)
             headers = [(n, v) for n, v in message.get("headers", ()) if not n.lower().startswith(OURS)]
             message = {**message, "headers": headers}
         if message["type"] == "websocket.accept":

@@ -12,6 +12,7 @@ from starlette.types import Receive, Scope, Send
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
+from services.gateway.addresses import Addresses
 from services.gateway.settings import GatewaySettings
 from trainwright.contracts.errors import Unavailable
 from trainwright.runtime.http import refuse
@@ -29,11 +30,11 @@ SENDABLE = frozenset({1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012
 
 
 class RemoteApp:
-    """One service at one address."""
+    """One service at its addresses: what one of them certainly has not begun is asked of the next."""
 
-    def __init__(self, service: str, url: str, settings: GatewaySettings) -> None:
+    def __init__(self, service: str, addresses: Addresses, settings: GatewaySettings) -> None:
         self._service = service
-        self._url = url
+        self._addresses = addresses
         self._settings = settings
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -52,23 +53,38 @@ class RemoteApp:
         return httpx.AsyncHTTPTransport(limits=limits, trust_env=False)
 
     async def _forward(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request = httpx.Request(
-            scope["method"],
-            self._url + _target(scope),
-            headers=_without(scope["headers"], HOP_BY_HOP),
-            content=_body(receive) if _has_body(scope) else None,
-            extensions={"timeout": self._timeouts},
-        )
-        try:
-            response = await self._transport.handle_async_request(request)
-        except httpx.TransportError as error:
-            raise self._silent(error) from error
+        response = await self._ask(scope, receive)
         try:
             headers = _without(response.headers.raw, HOP_BY_HOP)
             await send({"type": "http.response.start", "status": response.status_code, "headers": headers})
             await self._copy(response, receive, send)
         finally:
             await response.aclose()
+
+    async def _ask(self, scope: Scope, receive: Receive) -> httpx.Response:
+        """Return an answer: of the next address if nothing can have begun, or if asking twice changes nothing."""
+        repeatable = scope["method"] in ("GET", "HEAD") and not _has_body(scope)
+        last: Exception = OSError("there is no address")
+        for url in self._addresses.in_turn():
+            request = httpx.Request(
+                scope["method"],
+                url + _target(scope),
+                headers=_without(scope["headers"], HOP_BY_HOP),
+                content=_body(receive) if _has_body(scope) else None,
+                extensions={"timeout": self._timeouts},
+            )
+            try:
+                return await self._transport.handle_async_request(request)
+            except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+                last = error
+            except (httpx.NetworkError, httpx.RemoteProtocolError) as error:
+                last = error
+                if not repeatable:
+                    break
+            except httpx.TransportError as error:
+                raise self._silent(error) from error
+            self._addresses.leave_out(url)
+        raise self._silent(last) from last
 
     async def _copy(self, response: httpx.Response, receive: Receive, send: Send) -> None:
         leaving = asyncio.create_task(_left(receive))
@@ -84,25 +100,34 @@ class RemoteApp:
 
     async def _relay(self, scope: Scope, receive: Receive, send: Send) -> None:
         await receive()  # websocket.connect
-        headers = _without(scope["headers"], HOP_BY_HOP | OF_A_HANDSHAKE)
-        try:
-            upstream = await connect(
-                self._url.replace("http", "ws", 1) + _target(scope),
-                additional_headers=[(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers],
-                compression=None,
-                open_timeout=self._settings.connect_seconds,
-                max_size=LARGEST_MESSAGE,
-                proxy=None,
-            )
-        except (InvalidHandshake, OSError, TimeoutError) as error:
-            raise self._silent(error) from error
+        upstream = await self._connected(scope)
         async with upstream:
             await send({"type": "websocket.accept"})
             await _pump(upstream, receive, send)
 
+    async def _connected(self, scope: Scope) -> ClientConnection:
+        headers = _without(scope["headers"], HOP_BY_HOP | OF_A_HANDSHAKE)
+        last: Exception = OSError("there is no address")
+        for url in self._addresses.in_turn():
+            try:
+                return await connect(
+                    url.replace("http", "ws", 1) + _target(scope),
+                    additional_headers=[
+                        (name.decode("latin-1"), value.decode("latin-1")) for name, value in headers
+                    ],
+                    compression=None,
+                    open_timeout=self._settings.connect_seconds,
+                    max_size=LARGEST_MESSAGE,
+                    proxy=None,
+                )
+            except (InvalidHandshake, OSError, TimeoutError) as error:
+                last = error
+                self._addresses.leave_out(url)
+        raise self._silent(last) from last
+
     def _silent(self, error: Exception) -> Unavailable:
         cause = str(error) or type(error).__name__
-        return Unavailable(f"the {self._service} service does not answer at {self._url}: {cause}")
+        return Unavailable(f"the {self._service} service does not answer at {self._addresses}: {cause}")
 
     @property
     def _timeouts(self) -> dict[str, float]:

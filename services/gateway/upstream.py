@@ -6,6 +6,7 @@ from types import MappingProxyType
 import httpx
 from starlette.types import ASGIApp
 
+from services.gateway.addresses import Addresses
 from services.gateway.domain import OFFSETS
 from services.gateway.proxy import RemoteApp
 from services.gateway.settings import GatewaySettings
@@ -34,16 +35,16 @@ class Upstreams:
         if here is not None:
             return here
         if service not in self._remote:
-            self._remote[service] = RemoteApp(service, self._url(service), self._settings)
+            self._remote[service] = RemoteApp(service, Addresses(self._urls(service)), self._settings)
         return self._remote[service]
 
     async def fetch(self, service: str, path: str, *, method: str = "GET") -> httpx.Response:
         """Return a service's whole answer; for small ones."""
         return await fetch(self.app(service), path, method=method, headers={INTERNAL_HEADER: self.token})
 
-    def _url(self, service: str) -> str:
+    def _urls(self, service: str) -> list[str]:
         settings = self._runtime.settings
-        return settings.url_of(service) or f"http://{settings.host}:{settings.port + OFFSETS[service]}"
+        return settings.urls_of(service) or [f"http://{settings.host}:{settings.port + OFFSETS[service]}"]
 
 
 async def fetch(

@@ -14,7 +14,7 @@ import pytest
 
 from trainwright.embedded import home as module
 from trainwright.embedded.errors import HomeError
-from trainwright.embedded.home import Home, home_path, port_in_use
+from trainwright.embedded.home import Home, port_in_use
 
 
 @pytest.fixture
@@ -146,15 +146,6 @@ def test_a_disk_that_is_full_when_it_is_written(home: Home) -> None:
 def test_damaged_state_is_no_state(home: Home) -> None:
     home.state_file.write_text("[1")
     assert home.state() == {}
-
-
-def test_where_the_home_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("TRAINWRIGHT_HOME", raising=False)
-    assert home_path() == tmp_path / ".trainwright"
-    monkeypatch.setenv("TRAINWRIGHT_HOME", "elsewhere")
-    assert home_path() == tmp_path / "elsewhere"
-    assert home_path(Path("given")) == tmp_path / "given"
 
 
 def test_a_port_is_in_use_only_while_somebody_listens() -> None:

@@ -120,6 +120,26 @@ def test_one_that_dies_again_and_again_is_started_with_growing_pauses(home: Home
     assert home.log("steady").read_text().count("started") == 1
 
 
+def test_one_that_left_in_order_is_started_again_at_once_and_no_death_is_counted(
+    home: Home, signals: Signals
+) -> None:
+    say = "print({!r}, time.monotonic(), flush=True)"
+    code = f"import time\n{say.format('started')}\ntime.sleep(1.2)\n{say.format('left')}"
+    said: list[str] = []
+    supervisor = Supervisor(
+        home, [program(home, "worker-1", code)], ready=lambda: True, signals=signals, say=said.append
+    )
+    later(3.2)
+    supervisor.run()
+    lines = [line.split() for line in process.tail(home.log("worker-1"), 50).splitlines()]
+    moments = [(word, float(moment)) for word, moment in lines]
+    gaps = [b[1] - a[1] for a, b in pairwise(moments) if (a[0], b[0]) == ("left", "started")]
+    assert gaps
+    assert max(gaps) < 0.6
+    assert supervisor.children[0].deaths <= 1  # the one that was stopped at the end
+    assert said[0] == "worker-1 ended (exit code 0); it is started again"
+
+
 def test_one_that_cannot_start_ends_the_start_with_its_log_and_stops_the_rest(
     home: Home, signals: Signals
 ) -> None:

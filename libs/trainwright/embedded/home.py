@@ -41,12 +41,6 @@ class Identity:
     port: int
 
 
-def home_path(given: Path | None = None) -> Path:
-    """Return the home that is meant: the one given, ``$TRAINWRIGHT_HOME``, or ``.trainwright`` here."""
-    chosen = given or Path(os.environ.get("TRAINWRIGHT_HOME") or ".trainwright")
-    return chosen.expanduser().absolute()
-
-
 def port_in_use(port: int) -> bool:
     """Return whether somebody listens on a port of 127.0.0.1."""
     with socket.socket() as probe:
@@ -162,7 +156,7 @@ class Home:
         Raises:
             HomeError: It cannot be written.
         """
-        self._write(self.identity_file, json.dumps(asdict(identity), indent=2) + "\n")
+        self.write(self.identity_file, json.dumps(asdict(identity), indent=2) + "\n")
 
     def free_kafka_ports(self, identity: Identity) -> Identity:
         """Return the identity with Kafka ports that are free now, the kept ones if they are; keeps the answer."""
@@ -192,7 +186,7 @@ class Home:
                     self.api_key_file.chmod(0o600)
                     return key
             key = secrets.token_urlsafe(32)
-            self._write(self.api_key_file, f"{key}\n", mode=0o600)
+            self.write(self.api_key_file, f"{key}\n", mode=0o600)
             return key
 
     def state(self) -> dict[str, Any]:
@@ -209,7 +203,7 @@ class Home:
         Raises:
             HomeError: It cannot be written.
         """
-        self._write(self.state_file, json.dumps(state, indent=2) + "\n")
+        self.write(self.state_file, json.dumps(state, indent=2) + "\n")
 
     def _load_identity(self) -> Identity | None:
         with self._readable_errors():
@@ -247,7 +241,12 @@ class Home:
         finally:
             probe.unlink(missing_ok=True)
 
-    def _write(self, path: Path, text: str, mode: int = 0o644) -> None:
+    def write(self, path: Path, text: str, mode: int = 0o644) -> None:
+        """Replace a file of the home as a whole.
+
+        Raises:
+            HomeError: It cannot be written.
+        """
         new = path.with_name(f".{path.name}.{os.getpid()}")
         with self._readable_errors():
             try:

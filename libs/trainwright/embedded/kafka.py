@@ -15,6 +15,7 @@ import struct
 import subprocess
 import time
 from base64 import urlsafe_b64encode
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -44,8 +45,8 @@ _JVM = (
 )
 _PROPERTIES = """\
 process.roles=broker,controller
-node.id=1
-controller.quorum.voters=1@{host}:{controller_port}
+node.id={node}
+controller.quorum.voters={voters}
 listeners=PLAINTEXT://{host}:{port},CONTROLLER://{host}:{controller_port}
 advertised.listeners=PLAINTEXT://{host}:{port}
 controller.listener.names=CONTROLLER
@@ -53,15 +54,15 @@ listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
 log.dirs={log}
 auto.create.topics.enable=false
 num.partitions=1
-default.replication.factor=1
-min.insync.replicas=1
-offsets.topic.replication.factor=1
+default.replication.factor={replicas}
+min.insync.replicas={insync}
+offsets.topic.replication.factor={replicas}
 offsets.topic.num.partitions=4
-transaction.state.log.replication.factor=1
-transaction.state.log.min.isr=1
+transaction.state.log.replication.factor={replicas}
+transaction.state.log.min.isr={insync}
 transaction.state.log.num.partitions=1
-share.coordinator.state.topic.replication.factor=1
-share.coordinator.state.topic.min.isr=1
+share.coordinator.state.topic.replication.factor={replicas}
+share.coordinator.state.topic.min.isr={insync}
 group.initial.rebalance.delay.ms=0
 # After a kill -9 the node must first outlive its own former session (default 9 s).
 broker.session.timeout.ms=1500
@@ -145,7 +146,11 @@ def _parse(data: bytes) -> Answer | None:
 
 
 class KafkaProcess:
-    """Kafka on this machine, its data under one folder. Several may run side by side on their own ports."""
+    """Kafka on this machine, its data under one folder. Several may run side by side on their own ports.
+
+    With ``quorum``, the controller ports of all nodes by their number, it is one node of a cluster: all are given
+    the same cluster id, keep three replicas of what they hold, and acknowledge what two of them have.
+    """
 
     def __init__(
         self,
@@ -158,11 +163,15 @@ class KafkaProcess:
         distribution: Distribution | None = None,
         retention_bytes: int = 512 * 2**20,
         segment_bytes: int = 64 * 2**20,
+        node: int = 1,
+        quorum: Mapping[int, int] | None = None,
     ) -> None:
         self.folder = Path(folder).absolute()
         self.port = port
         self.controller_port = controller_port
         self.log = log or self.folder / "kafka.log"
+        self._node = node
+        self._quorum = quorum or {node: controller_port}
         self._cluster_id = cluster_id
         self._distribution = distribution
         self._bytes = (retention_bytes, segment_bytes)
@@ -274,6 +283,10 @@ class KafkaProcess:
             host=HOST,
             port=self.port,
             controller_port=self.controller_port,
+            node=self._node,
+            voters=",".join(f"{node}@{HOST}:{port}" for node, port in self._quorum.items()),
+            replicas=min(3, len(self._quorum)),
+            insync=2 if len(self._quorum) > 2 else 1,
             log=log,
             retention_bytes=retention,
             segment_bytes=segment,

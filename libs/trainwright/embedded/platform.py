@@ -32,8 +32,16 @@ class Options:
 
     home: Path
     port: int | None = None
-    workers: int = 1
+    workers: int | None = 1
+    """None: as many as what waits needs, up to ``max_workers``."""
     separate: bool = False
+    max_workers: int | None = None
+    """None: one for each GPU, or one."""
+
+    @property
+    def most(self) -> int:
+        """Return how many workers there are at most when that is left to the provisioner."""
+        return programs.most_workers() if self.max_workers is None else self.max_workers
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +83,7 @@ def up(options: Options, *, say: Say, on_ready: Callable[[Started], None]) -> bo
                 return False
             raise
         supervisor = _supervisor(home, identity, kafka, options, signals, say)
-        say(f"Starting Kafka, the services and {_workers(options.workers)}")
+        say(f"Starting Kafka, the services and {_workers(options)}")
         try:
             supervisor.run(
                 lambda: on_ready(
@@ -128,6 +136,8 @@ def status(home: Home) -> dict[str, Any]:
         "url": state.get("url"),
         "kafka": state.get("kafka"),
         "since": state.get("since"),
+        "workers": state.get("workers"),
+        "provisioner": _provisioner(home, state),
         "processes": [_shown(entry, running | {holder}) for entry in entries],
         "runs": [{"attempt": name, "pid": pid} for name, pid, _ in leftovers.runs(home)],
     }
@@ -189,7 +199,7 @@ def _supervisor(
         [
             programs.kafka_program(kafka),
             *programs.service_programs(home, identity, token=secrets.token_urlsafe(32), separate=options.separate),
-            *programs.worker_programs(home, identity, options.workers),
+            *_worker_programs(home, identity, options),
         ],
         ready=lambda: all(is_ready(port) for port in at.values()),
         signals=signals,
@@ -198,11 +208,33 @@ def _supervisor(
             "supervisor": os.getpid(),
             "url": url_of(identity.port),
             "kafka": kafka.bootstrap,
-            "workers": options.workers,
+            "workers": "auto" if options.workers is None else options.workers,
+            "max_workers": options.most if options.workers is None else options.workers,
             "since": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         },
         after_ready=[] if distribution.archive.exists() else [programs.archive_program(home)],
+        wanted=None
+        if options.workers is not None
+        else lambda: programs.wanted_workers(home, identity, options.most),
     )
+
+
+def _worker_programs(home: Home, identity: Identity, options: Options) -> list[programs.Program]:
+    """Return the workers, or who decides how many there are."""
+    if options.workers is None:
+        return [programs.provisioner_program(home, identity, options.most)]
+    return programs.worker_programs(home, identity, options.workers)
+
+
+def _provisioner(home: Home, state: dict[str, Any]) -> dict[str, Any] | None:
+    """Return what the provisioner last said, None where the number of workers is fixed."""
+    if state.get("workers") != "auto":
+        return None
+    try:
+        found = json.loads((home.path / "provisioner.json").read_text())
+    except (OSError, ValueError):
+        found = {"at": None, "ok": False, "waiting": 0, "machines": {}, "notes": ["it has said nothing yet"]}
+    return {**found, "max_workers": state.get("max_workers")}
 
 
 def _ready_now(state: dict[str, Any]) -> bool:
@@ -223,7 +255,10 @@ def _shown(entry: dict[str, Any], running: set[int | None]) -> dict[str, Any]:
     }
 
 
-def _workers(count: int) -> str:
+def _workers(options: Options) -> str:
+    count = options.workers
+    if count is None:
+        return f"workers when they are needed, {options.most} at most"
     return "no worker" if count == 0 else "one worker" if count == 1 else f"{count} workers"
 
 

@@ -8,16 +8,20 @@ import json
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from trainwright.embedded.home import Home, Identity
 from trainwright.embedded.kafka import HOST, KafkaProcess
+from trainwright.embedded.roster import Roster
 
 # Each service with the distance of its port from the gateway's, when it is a process of its own.
 SERVICES: Mapping[str, int] = {"gateway": 0, "task": 1, "scheduler": 2, "monitor": 3, "result": 4, "log": 5}
 ALL_SERVICES = "services"
 WORKER = "services.trainer_worker"
+PROVISIONER = "services.provisioner"
+WORKER_CLASS = "worker"
+"""Workers here are called `worker-1`, …; all are of one class, as they share one machine."""
 # Who stops first: agents end their attempts, then say so through the services and Kafka.
 FIRST, SECOND, LAST = 0, 1, 2
 
@@ -97,7 +101,7 @@ def worker_programs(home: Home, identity: Identity, count: int) -> list[Program]
     """Return the agents. Several share this machine evenly; none sees a key or a token."""
     return [
         Program(
-            f"worker-{number}",
+            f"{WORKER_CLASS}-{number}",
             _python(WORKER),
             home.path,
             {
@@ -112,6 +116,57 @@ def worker_programs(home: Home, identity: Identity, count: int) -> list[Program]
         )
         for number in range(1, count + 1)
     ]
+
+
+def wanted_workers(home: Home, identity: Identity, most: int) -> list[Program]:
+    """Return the agents that the provisioner wants now, each labelled with its name.
+
+    Raises:
+        HomeError: It is not known which.
+    """
+    names = Roster(home).read()
+    programs = [program for program in worker_programs(home, identity, most) if program.name in names]
+    return [replace(one, environment={**one.environment, **_labelled(one)}) for one in programs]
+
+
+def _labelled(program: Program) -> dict[str, str]:
+    """Return the operator's labels with the one that the provisioner knows its workers by."""
+    variable = "TRAINWRIGHT_WORKER_LABELS"
+    return {
+        variable: json.dumps({**json.loads(program.environment.get(variable) or "{}"), "machine": program.name})
+    }
+
+
+def provisioner_program(home: Home, identity: Identity, most: int) -> Program:
+    """Return the provisioner of workers on this machine; times are its own settings' (`PROVISIONER_…`)."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    one = {
+        "name": WORKER_CLASS,
+        "cpu": round((os.cpu_count() or 1) / most, 3),
+        "memory": memory // most,
+        "gpu": len(_devices()) // most,
+        "max": most,
+    }
+    environment = {
+        **_clean(),
+        "PROVISIONER_COOL_DOWN": os.environ.get("PROVISIONER_COOL_DOWN", "60"),
+        "PROVISIONER_EVERY": os.environ.get("PROVISIONER_EVERY", "0.5"),
+        "PROVISIONER_MACHINES": "local",
+        "PROVISIONER_CLASSES": json.dumps([one]),
+        "PROVISIONER_HOME": str(home.path),
+        "PROVISIONER_URL": f"http://{HOST}:{identity.port}",
+        "PROVISIONER_API_KEY_FILE": str(home.api_key_file),
+    }
+    return Program("provisioner", _python(PROVISIONER), home.path, environment, stage=FIRST, stop_seconds=5.0)
+
+
+def _devices() -> list[str]:
+    return glob.glob("/dev/nvidia[0-9]*")
+
+
+def most_workers() -> int:
+    """Return how many workers this machine has at most when nobody says: one for each GPU, or one."""
+    return max(1, len(_devices()))
 
 
 def _python(module: str) -> tuple[str, ...]:
@@ -146,6 +201,6 @@ def _share(number: int, count: int) -> dict[str, str]:
         "TRAINWRIGHT_WORKER_CPUS": str(round((os.cpu_count() or 1) / count, 3)),
         "TRAINWRIGHT_WORKER_MEMORY": str(memory // count),
     }
-    if devices := glob.glob("/dev/nvidia[0-9]*"):
+    if devices := _devices():
         found["TRAINWRIGHT_WORKER_GPUS"] = json.dumps(list(range(number - 1, len(devices), count)))
     return found

@@ -20,8 +20,11 @@ from trainwright.embedded.programs import FIRST, LAST, SECOND, Program
 
 BACK_OFF_SECONDS = (0.2, 10.0)
 STEADY_SECONDS = 30.0
+START_AGAIN_SECONDS = 1.0
 START_DEATHS = 5
 START_SECONDS = 90.0
+FOLLOW_SECONDS = 0.2
+"""Between looks at which programs are wanted, where that changes while it runs."""
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 Say = Callable[[str], None]
@@ -75,6 +78,8 @@ class Child:
         self.back_off = BACK_OFF_SECONDS[0]
         self.deaths = 0
         self.last_exit: int | str | None = None
+        self.leaving: float | None = None
+        """Since when it shall end and not be started again."""
 
     @property
     def running(self) -> bool:
@@ -107,10 +112,13 @@ class Child:
 
     def _died(self, now: float, how: int | str) -> None:
         least, most = BACK_OFF_SECONDS
+        self.last_exit = how
+        if how == 0 and now - self.since > START_AGAIN_SECONDS and not self.program.once:
+            self.next_start = now  # it left in order, to be started again: an announced restart, not a death
+            return
         if self.since and now - self.since > STEADY_SECONDS:
             self.back_off = least
         self.deaths += 1
-        self.last_exit = how
         self.next_start = float("inf") if self.program.once else now + self.back_off
         self.back_off = min(self.back_off * 2, most)
 
@@ -123,6 +131,14 @@ class Child:
         """End its process at once, if it runs."""
         if self.process is not None:
             process.kill_group(self.process.pid)
+
+    def leave(self, now: float) -> None:
+        """End it for good: in order, or by force when it takes too long."""
+        if self.leaving is None:
+            self.leaving = now
+            self.terminate()
+        elif now - self.leaving > self.program.stop_seconds:
+            self.kill()
 
     def document(self) -> dict[str, object]:
         """Return what `status` shows."""
@@ -139,8 +155,9 @@ class Child:
 class Supervisor:
     """Runs the programs until it is told to stop.
 
-    ``ready`` is asked until it says yes; ``after_ready`` may then name more programs; ``state`` is written to the
-    home with every change. ``killed`` says whether stopping took force.
+    ``ready`` is asked until it says yes; ``after_ready`` may then name more programs. ``wanted`` names, again and
+    again, those that come and go while it runs. ``state`` is written to the home with every change. ``killed``
+    says whether stopping took force.
     """
 
     def __init__(
@@ -153,6 +170,7 @@ class Supervisor:
         say: Say = lambda _line: None,
         state: dict[str, object] | None = None,
         after_ready: Sequence[Program] = (),
+        wanted: Callable[[], Sequence[Program]] | None = None,
         start_seconds: float = START_SECONDS,
     ) -> None:
         self.home = home
@@ -165,6 +183,9 @@ class Supervisor:
         self._say = say
         self._state = state or {}
         self._after_ready = after_ready
+        self._wanted = wanted
+        self._coming_and_going: set[str] = set()
+        self._not_known = ""
         self._start_seconds = start_seconds
 
     def run(self, on_ready: Callable[[], None] = lambda: None) -> None:
@@ -210,19 +231,45 @@ class Supervisor:
     def _tick(self) -> float:
         """Notice who ended, start who is due; return the seconds until the next start is."""
         now = time.monotonic()
-        changed = False
+        changed = self._follow(now)
         for child in self.children:
             if child.reap(now):
                 changed = True
-                if not child.program.once:
+                if not child.program.once and child.leaving is None:
                     self._say(f"{child.program.name} ended ({_how(child.last_exit)}); it is started again")
-            if not child.running and now >= child.next_start:
+            if not child.running and now >= child.next_start and child.leaving is None:
                 child.start(now)
                 changed = True
         if changed:
             self._write_state()
-        waiting = [child.next_start for child in self.children if not child.running]
-        return min([*waiting, now + 60.0]) - now
+        waiting = [child.next_start for child in self.children if not child.running and child.leaving is None]
+        return min([*waiting, now + (60.0 if self._wanted is None else FOLLOW_SECONDS)]) - now
+
+    def _follow(self, now: float) -> bool:
+        """Take in programs that are wanted now, let go of those that are not; return whether one changed."""
+        if self._wanted is None:
+            return False
+        try:
+            wanted = {program.name: program for program in self._wanted()}
+        except EmbeddedError as error:  # then all stays as it is
+            if str(error) != self._not_known:
+                self._say(str(error))
+            self._not_known = str(error)
+            return False
+        self._not_known = ""
+        gone = [child for child in self.children if child.leaving is not None and not child.running]
+        for child in gone:
+            self.children.remove(child)
+        for child in self.children:
+            if child.program.name in self._coming_and_going - wanted.keys() or child.leaving is not None:
+                child.leave(now)
+        there = {child.program.name for child in self.children}
+        new = [program for name, program in wanted.items() if name not in there]
+        for program in new:
+            self.children.append(Child(program, self.home))
+            process.rotate(self.children[-1].log)
+        self._coming_and_going |= wanted.keys()
+        return bool(gone or new)
 
     def stop(self) -> None:
         """Stop all in order: agents, services, Kafka; one more signal meanwhile kills what is left."""
@@ -257,11 +304,8 @@ class Supervisor:
                     child.process.wait()
 
     def _write_state(self) -> None:
-        state = {
-            **self._state,
-            "ready": self.is_ready,
-            "processes": [child.document() for child in self.children if child.running or not child.program.once],
-        }
+        shown = [c for c in self.children if c.running or not (c.program.once or c.leaving is not None)]
+        state = {**self._state, "ready": self.is_ready, "processes": [child.document() for child in shown]}
         try:
             self.home.write_state(state)
         except EmbeddedError as error:  # a full disk must not end what runs

@@ -5,13 +5,16 @@ from typing import Any
 
 import pytest
 
-from trainwright.cli import outcome
+from trainwright.cli import outcome, story
 from trainwright.cli.console import CELL, CommandError, complain, fact, one_line, table
 from trainwright.cli.outcome import show_errors
 from trainwright.cli.session import again, take_shared_options
-from trainwright.cli.watch import Bar
-from trainwright.contracts.attempt import Failure, FailureClass
-from trainwright.contracts.task import Progress, TaskConfig, TaskView
+from trainwright.cli.watch import Bar, PlainLines
+from trainwright.contracts.checkpoint import Checkpoint, CheckpointKind, CheckpointView
+from trainwright.contracts.failure import Failure, FailureClass
+from trainwright.contracts.parameters import ChangedValue
+from trainwright.contracts.task import AttemptSummary, Progress, Repair, TaskView
+from trainwright.contracts.task_config import TaskConfig
 
 HOSTILE = "a\x1b[2J\x1b]0;owned\x07[/red]\0\nsecond line"
 
@@ -58,6 +61,109 @@ def test_a_failure_says_class_place_and_what_to_do(capsys: pytest.CaptureFixture
     first, second, *_ = capsys.readouterr().out.splitlines()
     assert first == "failure      user_error: ValueError: one"
     assert second == "             two"
+
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+REPAIR = Repair(
+    attempt=1,
+    failure_class=FailureClass.OUT_OF_MEMORY,
+    action="halve the micro-batch",
+    changes={"micro": ChangedValue(old=64, new=32)},
+    resume_step=30,
+    reason="attempt 1 ran out of memory; micro 64 → 32, goes on from step 30",
+    at=NOW,
+)
+FIRST = AttemptSummary(attempt=1, worker_id="worker-1", started_at=NOW, resume_step=0)
+SECOND = AttemptSummary(attempt=2, worker_id="worker-2", started_at=NOW, resume_step=30)
+
+
+def saved(step: int, **fields: Any) -> Checkpoint:
+    return Checkpoint(step=step, attempt=1, manifest="a" * 64, size=2**20, saved_at=NOW, **fields)
+
+
+def test_news_are_told_once_and_not_what_was_there_before() -> None:
+    news = story.News()
+    assert news.of(a_task(attempts=[FIRST])) == []
+    assert news.of(a_task(attempts=[FIRST], repairs=[REPAIR])) == [REPAIR.reason]
+    late = a_task(attempts=[FIRST, SECOND], repairs=[REPAIR], attempt=2)
+    assert news.of(late) == ["attempt 2 goes on from step 30, on worker-2"]
+    assert news.of(late) == []
+    third = AttemptSummary(attempt=3, started_at=NOW, resume_step=0)
+    told = news.of(a_task(attempts=[FIRST, SECOND, third], repairs=[REPAIR, REPAIR.model_copy(update=LOST)]))
+    assert told == ["attempt 2: start again (unknown)", "attempt 3 starts from the beginning"]
+    assert story.News().of(late) == []
+
+
+LOST = {"attempt": 2, "reason": "", "action": "start again", "failure_class": FailureClass.UNKNOWN}
+
+
+def test_plain_lines_say_phases_news_and_the_last_checkpoint(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = PlainLines()
+    running = {"attempt": 1, "attempts": [FIRST], "progress": Progress(current_step=31)}
+    lines.show(a_task(**running, checkpoints=[saved(30)]))
+    lines.show(a_task(**running, checkpoints=[saved(30)], phase="checkpointing"))  # beside the training: no news
+    lines.show(a_task(**running, phase="checkpointing", stop="pause"))
+    lines.show(a_task(**running, status="paused", phase="held", reason="paused; resume goes on from step 31"))
+    lines.show(a_task(attempt=2, attempts=[FIRST, SECOND], repairs=[REPAIR]))
+    assert [line.removeprefix("task-3f9c1a7be042  ") for line in capsys.readouterr().out.splitlines()] == [
+        "running · training  step 31/?  checkpoint 30",
+        "running · checkpointing  step 31/?",
+        "paused: resume goes on from step 31  step 31/?",
+        "attempt 1 ran out of memory; micro 64 → 32, goes on from step 30",
+        "attempt 2 goes on from step 30, on worker-2",
+        "running · training · attempt 2",
+    ]
+
+
+def test_a_paused_task_ends_a_watch_and_says_how_it_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
+    task = a_task(status="paused", phase="held", reason="paused; resume goes on from step 30")
+    assert outcome.exit_code(task) == 130
+    outcome.tell_paused(task)
+    said = capsys.readouterr().err
+    assert said.startswith("task-3f9c1a7be042 paused: resume goes on from step 30\n")
+    assert "`trainwright task resume task-3f9c1a7be042`" in said
+
+
+def test_a_task_is_told_with_its_attempts_checkpoints_and_repairs() -> None:
+    ended = FIRST.model_copy(update={"outcome": "failed", "failure_class": "out_of_memory", "final_step": 35})
+    task = a_task(
+        attempts=[ended, SECOND],
+        checkpoints=[saved(40), saved(30, score=0.25), saved(20, score=0.5)],
+        repairs=[REPAIR],
+        overrides={"micro": 32},
+        reason="",
+        created_at=NOW,
+    )
+    told = dict(story.facts(task))
+    assert told["attempts"].splitlines() == [
+        "1 failed at step 35 (out_of_memory), on worker-1",
+        "2 running, from step 30, on worker-2",
+    ]
+    assert told["checkpoints"].startswith("3, the newest at step 40 (1.0 MiB, ")
+    assert told["checkpoints"].endswith("the best at step 30 (score 0.25)")
+    assert (told["repaired"], told["changed"], told["next"]) == (REPAIR.reason, "micro 32", "")
+    many = dict(story.facts(a_task(attempts=[SECOND.model_copy(update={"attempt": n}) for n in range(1, 9)])))
+    assert "3 earlier; see `trainwright task attempts task-3f9c1a7be042`" in many["attempts"].splitlines()[0]
+    held = a_task(status="paused", phase="held", reason="")
+    assert "trainwright task resume" in dict(story.facts(held))["next"]
+
+
+def test_rows_say_what_is_known() -> None:
+    lost = SECOND.model_copy(update={"outcome": "lost", "failure_class": "worker_lost", "message": "silent"})
+    placed = AttemptSummary(attempt=3, worker_id="worker-3")
+    rows = story.attempt_rows([lost, placed])
+    assert [row[-2:] for row in rows] == [("lost", "worker_lost: silent"), ("starting", "")]
+    seen = [
+        CheckpointView(
+            **saved(30, kind=CheckpointKind.STOP, score=float("nan")).model_dump(), best=False, kept=False
+        ),
+        CheckpointView(**saved(20, score=0.5).model_dump(), best=True, kept=True),
+    ]
+    rows = story.checkpoint_rows(seen)
+    assert [(row[0], row[2], row[3], row[4], row[6]) for row in rows] == [
+        (30, "stop", "nan", "1.0 MiB", "deleted"),
+        (20, "periodic", "0.5", "1.0 MiB", "best"),
+    ]
 
 
 def test_a_complaint_repeats_no_escape(capsys: pytest.CaptureFixture[str]) -> None:

@@ -137,3 +137,78 @@ def test_a_missing_script_or_data_is_named_as_it_was_written(tmp_path: Path) -> 
 def test_what_is_no_mapping_is_left_for_the_platform_to_judge(tmp_path: Path) -> None:
     document = {"recipe": "script", "parameters": ["path"], "data": "x"}
     assert prepare(document, tmp_path).config == document
+
+
+def test_a_folder_leaves_behind_what_git_ignores(tmp_path: Path) -> None:
+    for name in (
+        "train.py",
+        "a.log",
+        "keep.log",
+        "out/x.bin",
+        "src/a.py",
+        "src/b.tmp",
+        "src/deep/b.tmp",
+        "src/c.log",
+    ):
+        write(tmp_path / "job" / name, "x")
+    write(tmp_path / "job/.gitignore", "*.log\n!keep.log\n/out/\n# a comment\n")
+    write(tmp_path / "job/src/.gitignore", "/b.tmp\n!c.log\n")
+    document = {"recipe": "script", "parameters": {"path": "job/train.py"}, "code": {"path": "job"}}
+    prepared = prepare(document, tmp_path)
+    assert "code" not in prepared.config
+    assert prepared.config["parameters"]["path"] == "train.py"
+    places = {upload.place for upload in prepared.uploads}
+    assert places == {
+        "train.py",
+        "keep.log",
+        "src/a.py",
+        "src/deep/b.tmp",
+        "src/c.log",
+        ".gitignore",
+        "src/.gitignore",
+    }
+
+
+@pytest.mark.parametrize(
+    ("code", "path", "says"),
+    [
+        ({"path": "nowhere"}, "train.py", "is not a folder"),
+        ({"pth": "."}, "train.py", "code names one folder"),
+        ({"path": "job"}, "other.py", "does not exist"),
+        ({"path": "job"}, "outside.py", r"does not lie in the folder .* that `code` names"),
+        ({"path": "job"}, "job/left.py", r"is left out by a \.gitignore"),
+    ],
+)
+def test_a_code_folder_that_does_not_do_is_told(tmp_path: Path, code: object, path: str, says: str) -> None:
+    write(tmp_path / "job/left.py", "")
+    write(tmp_path / "job/.gitignore", "left.py\n")
+    write(tmp_path / "outside.py", "")
+    with pytest.raises(CommandError, match=says):
+        prepare({"recipe": "script", "parameters": {"path": path}, "code": code}, tmp_path)
+
+
+def test_the_largest_files_are_listed_when_there_is_too_much(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(8):
+        write(tmp_path / f"job/{number}.bin", "x" * (number * 100))
+    write(tmp_path / "job/train.py", "")
+    monkeypatch.setattr(uploads, "MAX_TOTAL", 1024)
+    with pytest.raises(CommandError, match=r"the largest: 7\.bin 700 B, 6\.bin 600 B, 5\.bin .*\.gitignore"):
+        prepare({"recipe": "script", "parameters": {"path": "job/train.py"}, "code": "job"}, tmp_path)
+
+
+def test_assignments_are_read_as_yaml_reads_values() -> None:
+    from trainwright.cli.values import patch_of, values_of
+
+    assignments = ["parameters.lr=1e-3", "parameters.ids=[a, 2]", "labels.team=", "name=b c", "priority=3"]
+    assert patch_of(assignments) == {
+        "parameters": {"lr": 0.001, "ids": ["a", 2]},
+        "labels": {"team": None},
+        "name": "b c",
+        "priority": 3,
+    }
+    assert values_of(["a.b=true"]) == {"a.b": True}
+    for wrong in ("lr", "=1", "a..b=1", "x=[1"):
+        with pytest.raises(CommandError):
+            values_of([wrong])

@@ -4,21 +4,15 @@ Relative paths mean the document's own folder; what they name is uploaded by con
 document then names the file's place in the run's folder. Absolute paths and addresses (`s3://…`) stay.
 """
 
-import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainwright.cli.console import stop
+from trainwright.documents.reading import NotADocument, read
 
 if TYPE_CHECKING:
     from trainwright.cli.uploads import Upload
-
-
-MAX_DEPTH = 50
-MAX_VALUES = 100_000
-"""What a document may hold, so that an alias of aliases ends in a sentence and not in all of the memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +34,10 @@ def read_document(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         stop(f"{path} cannot be read: {error}")
     try:
-        document = _parse_json(path, text) if path.suffix == ".json" else _parse_yaml(path, text)
-        _check_plain(path, document)
-    except RecursionError:
-        stop(f"{path} is nested deeper than the {MAX_DEPTH} levels that a task document may have")
-    if not isinstance(document, dict):
-        found = "nothing" if document is None else f"a {type(document).__name__}"
-        stop(f"{path} holds {found}; a task document is a mapping that begins e.g. with `recipe: script`")
-    return document
+        return read(text, "json" if path.suffix == ".json" else "yaml")
+    except NotADocument as error:
+        place = f":{error.line}:{error.column}" if error.line else ""
+        stop(f"{path}{place}: {error.reason}")
 
 
 def prepare(document: dict[str, Any], folder: Path) -> Prepared:
@@ -56,11 +46,16 @@ def prepare(document: dict[str, Any], folder: Path) -> Prepared:
 
     config = dict(document)
     found: list[Upload] = []
+    code = _code_folder(config.pop("code", None), folder)
+    if code is not None:
+        found += uploads.folder_files(code)
     parameters = config.get("parameters")
     if config.get("recipe") == "script" and isinstance(parameters, dict):
         parameters = config["parameters"] = _at_home(parameters)
         script = _local(parameters.get("path"), folder)
-        if script is not None:
+        if script is not None and code is not None:
+            config["parameters"] = {**parameters, "path": uploads.place_in(code, script, parameters["path"])}
+        elif script is not None:
             entry, files = uploads.script_files(script, parameters["path"])
             config["parameters"] = {**parameters, "path": entry}
             found += files
@@ -74,6 +69,19 @@ def prepare(document: dict[str, Any], folder: Path) -> Prepared:
             found += files
     uploads.check_limits(found)
     return Prepared(config, uploads.without_repeats(found))
+
+
+def _code_folder(section: object, folder: Path) -> Path | None:
+    """Return the folder that a document's `code: {path: .}` takes along; the platform knows no such section."""
+    if section is None:
+        return None
+    named = section.get("path") if isinstance(section, dict) and set(section) == {"path"} else section
+    if not isinstance(named, str) or not named:
+        stop("code names one folder: `code: {path: .}`")
+    found = folder / Path(named).expanduser()
+    if not found.is_dir():
+        stop(f"code.path: {named} is not a folder (looked for {found})")
+    return found
 
 
 def _local(value: object, folder: Path) -> Path | None:
@@ -93,88 +101,3 @@ def _at_home(section: dict[str, Any]) -> dict[str, Any]:
         return {**section, "path": str(Path(value).expanduser())}
     except RuntimeError as error:  # no such user
         stop(f"{value}: {error}")
-
-
-def _check_plain(path: Path, document: Any) -> None:
-    """End the command at the first value that JSON cannot hold, or when there are too many or too deep."""
-    waiting: list[tuple[str, Any, int]] = [("", document, 0)]
-    for _ in range(MAX_VALUES):
-        if not waiting:
-            return
-        place, value, depth = waiting.pop()
-        if depth > MAX_DEPTH:
-            raise RecursionError
-        if isinstance(value, dict | list):
-            waiting += [
-                (f"{place}.{key}".lstrip("."), item, depth + 1) for key, item in _items(path, place, value)
-            ]
-        elif isinstance(value, float) and value - value != 0:
-            stop(f"{path}: {place} is {value}, which is not a finite number; write a string if it is meant")
-        elif not (value is None or isinstance(value, str | int | float)):
-            kind = type(value).__name__
-            stop(f"{path}: {place} is a {kind}; use text, numbers, true, false, null, lists and mappings")
-    stop(f"{path} holds more than {MAX_VALUES} values; put data in files and name them")
-
-
-def _items(path: Path, place: str, value: dict[Any, Any] | list[Any]) -> Iterator[tuple[object, Any]]:
-    if isinstance(value, list):
-        yield from enumerate(value)
-        return
-    for key, item in value.items():
-        if not isinstance(key, str):
-            stop(f"{path}: the key {key!r} {f'in {place} ' if place else ''}is not text; put it in quotes")
-        yield key, item
-
-
-def _parse_yaml(path: Path, text: str) -> Any:
-    import yaml
-
-    try:
-        return yaml.load(text, Loader=_loader())
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        place = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
-        stop(f"{path}{place}: {error.problem or error.context}")
-    except yaml.YAMLError as error:
-        stop(f"{path}: {error}")
-
-
-def _parse_json(path: Path, text: str) -> Any:
-    try:
-        return json.loads(text, object_pairs_hook=lambda pairs: _once(path, pairs))
-    except json.JSONDecodeError as error:
-        stop(f"{path}:{error.lineno}:{error.colno}: {error.msg}")
-
-
-def _once(path: Path, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in found:
-            stop(f"{path}: the key {key!r} is written twice")
-        found[key] = value
-    return found
-
-
-def _loader() -> Any:
-    """Return YAML's safe loader, which also refuses a key that is written twice and leaves dates as text."""
-    import yaml
-
-    class Loader(yaml.SafeLoader):
-        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-            seen: set[object] = set()
-            for key_node, _ in node.value:
-                if key_node.tag == "tag:yaml.org,2002:merge":
-                    continue
-                key = self.construct_object(key_node, deep=True)
-                if isinstance(key, str) and key in seen:
-                    raise yaml.MarkedYAMLError(
-                        problem=f"the key {key!r} is written twice", problem_mark=key_node.start_mark
-                    )
-                seen.add(key if isinstance(key, str) else id(key_node))
-            return dict(super().construct_mapping(node, deep))
-
-    Loader.yaml_implicit_resolvers = {
-        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
-        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-    return Loader

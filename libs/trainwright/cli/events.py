@@ -1,26 +1,24 @@
-"""`trainwright events tail`: read the topics themselves, with a plain Kafka consumer.
+"""`trainwright events`: `tail` reads the topics themselves, `follow` the stream of the public API.
 
-The broker's address comes from the home of the local platform, or from TRAINWRIGHT_KAFKA. No group is joined and
-nothing is committed: looking changes nothing.
+`tail` is a plain Kafka consumer: the broker's address comes from the home of the local platform, or from
+TRAINWRIGHT_KAFKA. No group is joined and nothing is committed: looking changes nothing.
 """
 
 import asyncio
+import contextlib
 import os
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from trainwright.cli.console import INTERRUPTED, clock, json_line, stop
+from trainwright.cli.console import INTERRUPTED, clock, complain, json_line, stop
 
 if TYPE_CHECKING:
     from aiokafka import AIOKafkaConsumer, ConsumerRecord
 
+    from trainwright.client import StreamedEvent
+
 app = typer.Typer(help="Read the events that the services publish.", no_args_is_help=True)
-
-
-@app.callback()
-def _group() -> None:
-    """Keep `tail` a command of its own while the group has only one."""
 
 
 @app.command()
@@ -32,12 +30,70 @@ def tail(
     limit: Annotated[int | None, typer.Option(help="End after so many events.", min=1)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Lines of JSON: whole events.")] = False,
 ) -> None:
-    """Show events as they are published; Ctrl-C ends it."""
+    """Show events as they are published, read from Kafka; Ctrl-C ends it."""
     address = _address()
     try:
         asyncio.run(_tail(address, _topics(topic), from_beginning, limit, as_json))
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED) from None
+
+
+@app.command()
+def follow(
+    type: Annotated[
+        list[str] | None, typer.Option(help="Only this event, e.g. `TaskStatusChanged`; may be repeated.")
+    ] = None,
+    topic: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Only this topic, e.g. `task`; may be repeated. `pulse`, `metric`, `log` must be named."
+        ),
+    ] = None,
+    subject: Annotated[str | None, typer.Option(help="Only what is about this task or worker.")] = None,
+    from_beginning: Annotated[bool, typer.Option(help="Begin with what there is, not with what comes.")] = False,
+    after: Annotated[
+        str | None, typer.Option(metavar="POSITION", help="Go on after the `position` of an event in JSON.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="End after so many events.", min=1)] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Lines of JSON: whole events.")] = False,
+) -> None:
+    """Show events as they are published, over HTTP; Ctrl-C ends it."""
+    from trainwright.cli.session import connect
+
+    start = "beginning" if from_beginning and after is None else None
+    shown = 0
+    try:
+        with connect() as client:
+            for event in client.events(
+                types=type or (), topics=topic or (), subject=subject, start=start, after=after
+            ):
+                _show_streamed(event, as_json)
+                shown += event.is_event
+                if shown == limit:
+                    return
+    except KeyboardInterrupt:
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def _show_streamed(event: "StreamedEvent", as_json: bool) -> None:
+    if as_json:
+        json_line({"position": event.position, "kind": event.kind, **event.data})
+    elif event.is_event:
+        moment = event.data.get("time", "")
+        _line(moment, event.type, event.data.get("subject"), event.data.get("version"), event.data.get("attempt"))
+    else:
+        complain(f"{event.kind}: {event.data.get('detail', '')}")
+
+
+def _line(moment: str, type: str, key: str | None, version: object, attempt: object) -> None:
+    from datetime import datetime
+
+    with contextlib.suppress(ValueError):
+        moment = clock(datetime.fromisoformat(moment))
+    name = type.removeprefix("trainwright.")
+    words = f" version {version}" if version is not None else ""
+    words += f" attempt {attempt}" if attempt is not None else ""
+    typer.echo(f"{moment}  {name:<34} {key or '-'}{words}")
 
 
 def _address() -> str:
@@ -109,10 +165,7 @@ def _show(record: "ConsumerRecord[bytes, bytes]", as_json: bool) -> None:
     if as_json:
         json_line(_event(record, headers, key))
         return
-    name = headers.get("ce_type", "?").removeprefix("trainwright.")
-    attempt = f" attempt {headers['ce_attempt']}" if "ce_attempt" in headers else ""
-    version = f" version {headers['ce_version']}" if "ce_version" in headers else ""
-    typer.echo(f"{_time(record)}  {name:<34} {key or '-'}{version}{attempt}")
+    _line(_time(record), headers.get("ce_type", "?"), key, headers.get("ce_version"), headers.get("ce_attempt"))
 
 
 def _event(record: "ConsumerRecord[bytes, bytes]", headers: dict[str, str], key: str | None) -> dict[str, Any]:
@@ -130,4 +183,4 @@ def _event(record: "ConsumerRecord[bytes, bytes]", headers: dict[str, str], key:
 def _time(record: "ConsumerRecord[bytes, bytes]") -> str:
     from datetime import UTC, datetime
 
-    return clock(datetime.fromtimestamp(record.timestamp / 1000, UTC))
+    return datetime.fromtimestamp(record.timestamp / 1000, UTC).isoformat()

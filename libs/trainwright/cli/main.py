@@ -9,14 +9,27 @@ from typing import Annotated
 
 import typer
 
-from trainwright.cli import dead, demo, events, model, observe, run, submit, task, worker
+from trainwright.cli import (
+    config,
+    dead,
+    demo,
+    events,
+    model,
+    observe,
+    resource,
+    run,
+    submit,
+    task,
+    webhook,
+    worker,
+)
 from trainwright.cli.console import FAILED, INTERRUPTED, CommandError, complain
 from trainwright.cli.session import advice, take_shared_options
 
 EPILOG = (
     "Everywhere: --home DIR names the home of a local platform (or TRAINWRIGHT_HOME; else .trainwright here or "
     "above), --url and --key another platform (or TRAINWRIGHT_URL, TRAINWRIGHT_API_KEY). "
-    "Exit codes: 0 completed, 1 failed, 2 wrong usage, 130 interrupted."
+    "Exit codes: 0 completed, 1 failed, 2 wrong usage, 130 interrupted or paused."
 )
 
 app = typer.Typer(
@@ -34,9 +47,12 @@ run.register(app)
 observe.register(app)
 demo.register(app)
 app.add_typer(task.app, name="task")
+app.add_typer(config.app, name="config")
 app.add_typer(worker.app, name="worker")
+app.add_typer(resource.app, name="resource")
 app.add_typer(model.app, name="model")
 app.add_typer(events.app, name="events")
+app.add_typer(webhook.app, name="webhook")
 app.add_typer(dead.app, name="dead")
 if find_spec("trainwright.cli.platform") is not None:
     import_module("trainwright.cli.platform").register(app)

@@ -53,12 +53,15 @@ def metrics(
 
 def logs(
     task_id: Annotated[str, typer.Argument(metavar="ID")],
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the task has ended.")] = False,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on until the task ends or is paused.")
+    ] = False,
     level: Annotated[str | None, typer.Option(help="Only this level.")] = None,
     keyword: Annotated[str | None, typer.Option(help="Only records that hold this text.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Lines of JSON.")] = False,
 ) -> None:
     """Show what a task's run has written."""
+    from trainwright.cli.outcome import tell_paused
     from trainwright.cli.submit import left_running
     from trainwright.cli.watch import Quiet, watch
 
@@ -69,8 +72,10 @@ def logs(
             tail.show_new()
             return
         try:
-            watch(client, task_id, Quiet(), also=tail.show_new)
+            task = watch(client, task_id, Quiet(), also=tail.show_new)
             tail.drain(2 * FOLLOW_SECONDS)
+            if task.status == "paused":
+                tell_paused(task)
         except KeyboardInterrupt:
             left_running(task_id)
             raise typer.Exit(130) from None

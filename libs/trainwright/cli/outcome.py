@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from trainwright.cli.console import COMPLETED, FAILED, number, one_line, rich_console
+from trainwright.cli.console import COMPLETED, FAILED, INTERRUPTED, number, one_line, rich_console
 from trainwright.cli.session import again
 from trainwright.training.text import printable
 
 if TYPE_CHECKING:
     from trainwright.client import Client
-    from trainwright.contracts.attempt import Failure
+    from trainwright.contracts.failure import Failure
     from trainwright.contracts.result import ModelVersion
     from trainwright.contracts.task import TaskView
 
@@ -22,8 +22,8 @@ RESULT_SECONDS = 20.0
 
 
 def exit_code(task: "TaskView") -> int:
-    """Return the exit code that a final task stands for."""
-    return COMPLETED if task.status == "completed" else FAILED
+    """Return the exit code that a task stands for which is over, or paused: that one was interrupted."""
+    return {"completed": COMPLETED, "paused": INTERRUPTED}.get(task.status, FAILED)
 
 
 def model_of(client: "Client", task_id: str, patience: float = RESULT_SECONDS) -> "ModelVersion | None":
@@ -38,9 +38,11 @@ def model_of(client: "Client", task_id: str, patience: float = RESULT_SECONDS) -
 
 
 def tell(client: "Client", task: "TaskView", *, report: bool = True) -> None:
-    """Say how a final task ended and, unless the caller does, where its report is."""
+    """Say how a task ended and, unless the caller does, where its report is; of a paused one how it goes on."""
     if task.status == "completed":
         _tell_result(client, task, report)
+    elif task.status == "paused":
+        tell_paused(task)
     elif task.status == "failed":
         _tell_failure(task)
     else:
@@ -54,6 +56,13 @@ def comparison(metrics: dict[str, Any]) -> tuple[str, list[tuple[str, str, str]]
     plain = {name: value for name, value in metrics.items() if isinstance(value, int | float)}
     rows = [(name, number(value), number(beside[name]) if name in beside else "") for name, value in plain.items()]
     return str(beside.get("name", "")), rows
+
+
+def standing(status: str, phase: str, reason: str) -> str:
+    """Return where a task stands and why: `running · stopping: asked to pause`, `paused: resume goes on …`."""
+    text = status if phase in ("", "held", "ended", status) else f"{status} · {phase}"
+    because = one_line(reason).removeprefix(status).lstrip(":; ")
+    return f"{text}: {because}" if because else text
 
 
 def why(failure: "Failure") -> list[str]:
@@ -94,6 +103,16 @@ def show_errors(metrics: dict[str, Any]) -> None:
     rich_console().print(view)
     if isinstance(metrics.get("evaluation"), str):
         typer.echo(metrics["evaluation"])
+
+
+def tell_paused(task: "TaskView") -> None:
+    """Say on stderr that a task is paused, and how it goes on."""
+    typer.secho(f"{task.task_id} {standing(task.status, '', task.reason)}", fg="yellow", err=True)
+    typer.echo(
+        f"Go on with `{again(f'task resume {task.task_id}')}`, then follow it with"
+        f" `{again(f'task watch {task.task_id}')}`.",
+        err=True,
+    )
 
 
 def _tell_failure(task: "TaskView") -> None:

@@ -30,7 +30,35 @@ PortOption = Annotated[
     int | None,
     typer.Option("--port", min=1, max=65_535, help="Port of the API; default the one used last, else 8700."),
 ]
-WorkersOption = Annotated[int, typer.Option("--workers", min=0, max=64, help="Workers on this machine.")]
+MOST = 64
+AUTO = "auto"
+
+
+def _count(text: str) -> str:
+    """Refuse what is no number of workers."""
+    if text != AUTO and not (text.isdigit() and int(text) <= MOST):
+        raise typer.BadParameter(f"{text!r} is neither 'auto' nor a number from 0 to {MOST}")
+    return text
+
+
+WorkersOption = Annotated[
+    str,
+    typer.Option(
+        "--workers",
+        callback=_count,
+        metavar="N|auto",
+        help="Workers on this machine. auto: none while nothing waits, started and ended as tasks need them.",
+    ),
+]
+MaxWorkersOption = Annotated[
+    int | None,
+    typer.Option(
+        "--max-workers",
+        min=1,
+        max=MOST,
+        help="Most workers with --workers auto; they share the machine evenly. Default: one for each GPU, or one.",
+    ),
+]
 DetachOption = Annotated[bool, typer.Option("--detach", "-d", help="Return when ready; it goes on running.")]
 SeparateOption = Annotated[
     bool, typer.Option("--separate", help="Every service a process of its own, on the ports after --port.")
@@ -48,7 +76,8 @@ def register(app: typer.Typer) -> None:
 def up(
     home: HomeOption = None,
     port: PortOption = None,
-    workers: WorkersOption = 1,
+    workers: WorkersOption = "1",
+    max_workers: MaxWorkersOption = None,
     detach: DetachOption = False,
     separate: SeparateOption = False,
 ) -> None:
@@ -56,7 +85,10 @@ def up(
     from trainwright.embedded import platform
     from trainwright.embedded.errors import EmbeddedError
 
-    options = platform.Options(_home(home), port, workers, separate)
+    if max_workers is not None and workers != AUTO:
+        raise typer.BadParameter(f"it limits --workers auto, not --workers {workers}", param_hint="--max-workers")
+    count = None if workers == AUTO else int(workers)
+    options = platform.Options(_home(home), port, count, separate, max_workers)
     try:
         if detach:
             _start_detached(options)
@@ -64,23 +96,28 @@ def up(
         was_ready = platform.up(options, say=_say, on_ready=_show_started)
     except EmbeddedError as error:
         stop(str(error))
-    typer.echo("Stopped. Everything is kept; `trainwright up` goes on from here.")
+    typer.echo("Stopped. Everything is kept: runs go on from their checkpoints at the next `trainwright up`.")
     if not was_ready:
         raise typer.Exit(INTERRUPTED)
 
 
 def down(home: HomeOption = None) -> None:
-    """Stop what `up` started and wait until it is gone; running attempts go on at the next `up`."""
+    """Stop what `up` started and wait until it is gone; runs save a checkpoint and go on at the next `up`."""
     from trainwright.embedded import platform
     from trainwright.embedded.errors import EmbeddedError
     from trainwright.embedded.home import Home
 
     place = Home(_home(home))
     try:
+        runs = len(platform.status(place)["runs"])
         stopped = platform.down(place, say=_say)
     except EmbeddedError as error:
         stop(str(error))
-    typer.echo("Stopped." if stopped else f"Nothing runs on the home {place.path}.")
+    if not stopped:
+        typer.echo(f"Nothing runs on the home {place.path}.")
+        return
+    goes = "1 run goes on from its checkpoint" if runs == 1 else f"{runs} runs go on from their checkpoints"
+    typer.echo(f"Stopped. {goes} at the next `{again('up')}`." if runs else "Stopped.")
 
 
 def status(home: HomeOption = None, as_json: JsonOption = False) -> None:
@@ -137,8 +174,23 @@ def _show_status(found: dict[str, Any]) -> None:
             ],
             empty="",
         )
+    _show_provisioner(found["provisioner"] if found["running"] else None)
     if found["runs"]:
-        console.print(f"{len(found['runs'])} running attempts", markup=False)
+        count = len(found["runs"])
+        console.print("1 run is at work" if count == 1 else f"{count} runs are at work", markup=False)
+
+
+def _show_provisioner(said: dict[str, Any] | None) -> None:
+    """Say how many workers there are of how many, how many tasks wait for more, and what keeps them waiting."""
+    if said is None:
+        return
+    console = rich_console()
+    waiting = "nothing waits" if said["waiting"] == 0 else f"{said['waiting']} waiting for a place"
+    console.print(f"workers as needed: {len(said['machines'])} of {said['max_workers']}; {waiting}", markup=False)
+    for name, state in said["machines"].items():
+        console.print(f"  {name}  {state}", markup=False)
+    for note in said["notes"]:
+        console.print(f"  {note}", markup=False)
 
 
 def _start_detached(options: Any) -> None:
@@ -178,7 +230,8 @@ def _start_detached(options: Any) -> None:
 
 def _command(options: Any) -> list[str]:
     command = [sys.executable, "-P", "-m", "trainwright.cli.platform", "up", "--home", str(options.home)]
-    command += ["--workers", str(options.workers)]
+    command += ["--workers", AUTO if options.workers is None else str(options.workers)]
+    command += ["--max-workers", str(options.max_workers)] if options.max_workers else []
     command += ["--port", str(options.port)] if options.port else []
     return command + (["--separate"] if options.separate else [])
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from trainwright.cli.console import COMPLETED, FAILED, INTERRUPTED, stop
+from trainwright.cli.console import COMPLETED, INTERRUPTED, stop
 from trainwright.cli.session import connect
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ def run(
     gpu: Annotated[int, typer.Option(help="Whole GPUs.")] = 0,
     cpu: Annotated[float, typer.Option(help="CPU cores.")] = 1,
     memory: Annotated[str | None, typer.Option(help="Memory, e.g. 2Gi.")] = None,
+    workers: Annotated[int, typer.Option(help="Workers that run it together, each with all of this.")] = 1,
 ) -> None:
     """Run a script as a task and follow what it writes."""
     from trainwright.cli.documents import Prepared
@@ -43,6 +44,7 @@ def run(
         entry, files = _inside(script, folder), folder_files(folder)
     check_limits(files)
     needs: dict[str, Any] = {"gpu": gpu, "cpu": cpu} | ({"memory": memory} if memory else {})
+    needs |= {"workers": workers} if workers > 1 else {}
     config = {
         "name": name or script.resolve().stem,
         "recipe": "script",
@@ -83,4 +85,4 @@ def _follow(client: "Client", task_id: str) -> int:
         typer.secho(f"completed in {seconds:.1f} s{left}", fg="green", err=True)
         return COMPLETED
     outcome.tell(client, task)
-    return FAILED
+    return outcome.exit_code(task)

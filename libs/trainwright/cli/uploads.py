@@ -1,10 +1,11 @@
 """Which files a task takes along, and sending them by content hash.
 
-A script brings the modules that it imports from its own folder; a folder brings everything in it but caches.
+A script brings the modules that it imports from its own folder; a folder brings everything in it but caches and
+what its `.gitignore` files name.
 """
 
 import ast
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
@@ -12,6 +13,8 @@ from typing import TYPE_CHECKING
 from trainwright.cli.console import size, stop
 
 if TYPE_CHECKING:
+    from pathspec import GitIgnoreSpec
+
     from trainwright.client import Client
 
 IGNORED = frozenset(
@@ -22,6 +25,10 @@ ENTRY_NAMES = ("main.py", "train.py", "__main__.py")
 MAX_FILE = 256 * 2**20
 MAX_TOTAL = 512 * 2**20
 MAX_FILES = 300
+
+
+Rules = Sequence["tuple[PurePosixPath, GitIgnoreSpec]"]
+"""The `.gitignore` files that hold somewhere, each with its place, outermost first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +71,25 @@ def folder_files(folder: Path) -> list[Upload]:
     return list(_folder(folder, PurePosixPath()))
 
 
+def place_in(folder: Path, script: Path, written: str) -> str:
+    """Return a script's place in a folder that goes along as a whole, or end the command."""
+    inside = script if script.is_file() else folder / written
+    if not inside.is_file():
+        stop(f"the script {written} does not exist (looked for {script} and {inside})")
+    if not inside.resolve().is_relative_to(folder.resolve()):
+        stop(f"the script {written} does not lie in the folder {folder} that `code` names")
+    place = inside.resolve().relative_to(folder.resolve()).as_posix()
+    if all(one.place != place for one in folder_files(folder)):
+        stop(f"the script {written} is left out by a .gitignore of {folder}; take it out of there")
+    return place
+
+
 def check_limits(uploads: list[Upload]) -> None:
     """End the command when the files are too many or too large to travel with a task."""
     if len(uploads) > MAX_FILES:
         stop(
             f"{len(uploads)} files are more than the {MAX_FILES} that a task may take along; choose a smaller"
-            " folder, and name data by its absolute path"
+            " folder, name what it does not need in .gitignore, and name data by its absolute path"
         )
     total = 0
     for upload in uploads:
@@ -82,9 +102,15 @@ def check_limits(uploads: list[Upload]) -> None:
             )
     if total > MAX_TOTAL:
         stop(
-            f"the files have {size(total)} together, more than the {size(MAX_TOTAL)} that a task may take along;"
-            " name large data by its absolute path instead"
+            f"the files have {size(total)} together, more than the {size(MAX_TOTAL)} that a task may take along"
+            f" (the largest: {_largest(uploads)}); name large data by its absolute path instead, and what the task"
+            " does not need in .gitignore"
         )
+
+
+def _largest(uploads: list[Upload]) -> str:
+    sizes = sorted(((one.source.stat().st_size, one.place) for one in uploads), reverse=True)
+    return ", ".join(f"{place} {size(amount)}" for amount, place in sizes[:5])
 
 
 def without_repeats(uploads: Iterable[Upload]) -> list[Upload]:
@@ -105,14 +131,41 @@ def _looked_for(path: Path, written: str) -> str:
     return "" if str(path) == written else f" (looked for {path})"
 
 
-def _folder(folder: Path, place: PurePosixPath) -> Iterator[Upload]:
+def _folder(folder: Path, place: PurePosixPath, rules: "Rules" = ()) -> Iterator[Upload]:
+    """Yield what a folder takes along: not what its `.gitignore` files name, those below before those above."""
+    rules = (*rules, *_gitignore(folder, place))
     for item in sorted(folder.iterdir()):
+        here = place / item.name
         if item.name in IGNORED or item.suffix == ".pyc":
             continue
         if item.is_dir() and not item.is_symlink():
-            yield from _folder(item, place / item.name)
-        elif item.is_file():
-            yield Upload(item, str(place / item.name))
+            if not _is_ignored(f"{here}/", rules):
+                yield from _folder(item, here, rules)
+        elif item.is_file() and not _is_ignored(str(here), rules):
+            yield Upload(item, str(here))
+
+
+def _gitignore(folder: Path, place: PurePosixPath) -> "Rules":
+    """Return the rules that a folder's own `.gitignore` adds; as in git, they are about what lies below it."""
+    try:
+        lines = (folder / ".gitignore").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return ()
+    from pathspec import GitIgnoreSpec
+
+    try:
+        return ((place, GitIgnoreSpec.from_lines(lines)),)
+    except ValueError as error:
+        stop(f"{folder / '.gitignore'} cannot be read: {error}")
+
+
+def _is_ignored(path: str, rules: "Rules") -> bool:
+    for place, spec in reversed(rules):
+        below = path if place == PurePosixPath() else path.removeprefix(f"{place}/")
+        verdict = spec.check_file(below).include
+        if verdict is not None:
+            return bool(verdict)
+    return False
 
 
 def _local_modules(script: Path, root: Path) -> set[Path]:

@@ -1,6 +1,7 @@
-"""Follow a task until it ends, by asking for it a few times a second: a live bar, plain lines, or lines of JSON.
+"""Follow a task until it ends or rests, by asking for it a few times a second: a live bar, plain lines, or lines
+of JSON.
 
-Not here: what is said at the end (outcome.py), log records (observe.py).
+Not here: what is said at the end (outcome.py), what is news (story.py), log records (observe.py).
 """
 
 import time
@@ -10,7 +11,9 @@ from typing import TYPE_CHECKING, Protocol, Self
 import typer
 
 from trainwright.cli.console import duration, json_line, number, one_line, rich_console, stop
+from trainwright.cli.outcome import standing
 from trainwright.cli.session import again
+from trainwright.cli.story import News
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -76,12 +79,15 @@ class PlainLines(Quiet):
     """Write a line when the state changes and every few seconds of training: for pipes and logs of CI."""
 
     def __init__(self) -> None:
+        self._news = News()
         self._state = ""
         self._step: int | None = None
         self._at = 0.0
 
     def show(self, task: "TaskView") -> None:
         """Write a line if there is news."""
+        for line in self._news.of(task):
+            typer.echo(f"{task.task_id}  {line}")
         state, step = _state(task), task.progress.current_step
         now = time.monotonic()
         moved = step != self._step and now - self._at >= PLAIN_SECONDS
@@ -97,16 +103,20 @@ class PlainLines(Quiet):
 
 
 class Waiting(Quiet):
-    """Say on stderr, once, why a task does not run yet; what it writes is shown by others."""
+    """Say on stderr why a task does not run, and what became of it; what it writes is shown by others."""
 
-    def __init__(self) -> None:
-        self._since = time.monotonic()
+    def __init__(self, *, patience: float = 2.0) -> None:
+        self._news = News()
+        self._since = time.monotonic() + patience
         self._said = ""
 
     def show(self, task: "TaskView") -> None:
-        """Say why it waits, when it has waited for a moment."""
+        """Say what is new at once, and why it waits when it has waited for a moment."""
+        for line in self._news.of(task):
+            typer.secho(line, dim=True, err=True)
         state = _state(task)
-        if task.status == "pending" and state != self._said and time.monotonic() - self._since > 2:
+        waits = task.status == "pending" or task.phase == "stopping"
+        if waits and state != self._said and time.monotonic() > self._since:
             typer.secho(state, dim=True, err=True)
             self._said = state
 
@@ -117,6 +127,7 @@ class Bar(Quiet):
     def __init__(self) -> None:
         from rich.progress import BarColumn, Progress, TextColumn
 
+        self._news = News()
         self._progress: Progress = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=32),
@@ -136,7 +147,9 @@ class Bar(Quiet):
         self._progress.stop()
 
     def show(self, task: "TaskView") -> None:
-        """Move the bar."""
+        """Move the bar; what is new stays above it."""
+        for line in self._news.of(task):
+            self._progress.console.print(line, markup=False)
         self._progress.update(
             self._row,
             description=_state(task),
@@ -158,13 +171,25 @@ def view_for(as_json: bool) -> View:
     return Bar() if rich_console().is_terminal else PlainLines()
 
 
-def watch(client: "Client", task_id: str, view: View, also: "Callable[[], None] | None" = None) -> "TaskView":
-    """Return the task once it is final, showing it meanwhile; `also` runs at every look.
+def rests(task: "TaskView") -> bool:
+    """Return whether nothing more happens to a task by itself: it is over, or paused."""
+    from trainwright.contracts.task import FINAL
+
+    return task.status in FINAL or (task.status == "paused" and task.phase == "held")
+
+
+def watch(
+    client: "Client",
+    task_id: str,
+    view: View,
+    also: "Callable[[], None] | None" = None,
+    until: "Callable[[TaskView], bool]" = rests,
+) -> "TaskView":
+    """Return the task once it is final or paused, showing it meanwhile; `also` runs at every look.
 
     A platform that does not answer for a while is waited for: the task does not depend on being watched.
     """
     from trainwright.client import Unavailable
-    from trainwright.contracts.task import FINAL
 
     heard = time.monotonic()
     with view:
@@ -175,7 +200,7 @@ def watch(client: "Client", task_id: str, view: View, also: "Callable[[], None] 
                     also()
                 heard = time.monotonic()
                 view.show(task)
-                if task.status in FINAL:
+                if until(task):
                     return task
             except Unavailable as error:
                 silence = time.monotonic() - heard
@@ -186,17 +211,17 @@ def watch(client: "Client", task_id: str, view: View, also: "Callable[[], None] 
 
 
 def _state(task: "TaskView") -> str:
-    """Return status and phase, with the reason while the task waits."""
-    text = task.status if task.phase in ("ended", task.status) else f"{task.status} · {task.phase}"
-    if task.status == "pending" and task.reason:
-        text += f" ({one_line(task.reason)})"
+    """Return status and phase, with the reason while the task does not train."""
+    phase = "training" if task.phase == "checkpointing" and task.stop is None else task.phase
+    waits = task.status in ("pending", "paused") or phase == "stopping"
+    text = standing(task.status, phase, task.reason if waits else "")
     if task.attempt > 1:
         text += f" · attempt {task.attempt}"
     return text
 
 
 def _figures(task: "TaskView") -> str:
-    """Return step of total, loss, time left: what is known of them."""
+    """Return step of total, loss, last checkpoint, time left: what is known of them."""
     progress, latest = task.progress, task.latest_metrics
     parts = []
     if progress.current_step or progress.total_steps:
@@ -204,6 +229,8 @@ def _figures(task: "TaskView") -> str:
     name = next((n for n in ("loss", "train_loss") if n in latest), next(iter(latest), None))
     if name is not None:
         parts.append(f"{one_line(name)} {number(latest[name])}")
+    if task.checkpoints:
+        parts.append(f"checkpoint {task.checkpoints[0].step}")
     if task.eta_seconds is not None and task.status == "running":
         parts.append(f"{duration(task.eta_seconds)} left")
     return "  ".join(parts)

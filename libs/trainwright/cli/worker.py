@@ -1,18 +1,13 @@
-"""`trainwright worker list`."""
+"""`trainwright worker …`: list workers, and let one take nothing new."""
 
 from typing import Annotated
 
 import typer
 
 from trainwright.cli.console import duration, json_line, size, table
-from trainwright.cli.session import connect
+from trainwright.cli.session import again, connect
 
-app = typer.Typer(help="See the workers.", no_args_is_help=True)
-
-
-@app.callback()
-def _group() -> None:
-    """Keep `list` a command of its own while the group has only one."""
+app = typer.Typer(help="List, drain and undrain workers.", no_args_is_help=True)
 
 
 @app.command("list")
@@ -34,8 +29,28 @@ def list_workers(as_json: Annotated[bool, typer.Option("--json", help="Lines of 
             f"{len(w.free.gpus)}/{len(w.gpus)}",
             ", ".join(attempt.task_id for attempt in w.attempts),
             "" if w.heartbeat_age_seconds is None else f"{duration(w.heartbeat_age_seconds)} ago",
+            w.reason,
         )
         for w in workers
     ]
-    columns = ("ID", "HOST", "STATE", "CPU FREE", "MEMORY FREE", "GPU FREE", "RUNS", "HEARD")
+    columns = ("ID", "HOST", "STATE", "CPU FREE", "MEMORY FREE", "GPU FREE", "RUNS", "HEARD", "WHY")
     table(columns, rows, "no workers; `trainwright up` starts one with the platform")
+
+
+@app.command()
+def drain(
+    worker_id: Annotated[str, typer.Argument(metavar="ID")],
+    reason: Annotated[str, typer.Option(help="Why; for people.")] = "drained by hand",
+) -> None:
+    """Let a worker take nothing new; what runs there goes on."""
+    with connect() as client:
+        client.drain(worker_id, reason=reason)
+    typer.echo(f"{worker_id} takes nothing new; {again(f'worker undrain {worker_id}')} takes that back")
+
+
+@app.command()
+def undrain(worker_id: Annotated[str, typer.Argument(metavar="ID")]) -> None:
+    """Let a worker take attempts again."""
+    with connect() as client:
+        client.undrain(worker_id)
+    typer.echo(f"{worker_id} takes attempts again")

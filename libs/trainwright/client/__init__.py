@@ -7,6 +7,7 @@ command line adds (tables, progress bars), and anything that talks to Kafka.
 from trainwright.client.client import Client
 from trainwright.client.connection import Connection, find_connection
 from trainwright.client.errors import Refused, Unreachable
+from trainwright.client.stream import StreamedEvent
 from trainwright.contracts.errors import (
     Conflict,
     IllegalTransition,
@@ -26,6 +27,7 @@ __all__ = [
     "InvalidInput",
     "NotFound",
     "Refused",
+    "StreamedEvent",
     "TooLarge",
     "TrainwrightError",
     "Unauthorised",

@@ -4,7 +4,7 @@ import subprocess
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-CODE = ("libs", "services", "tests", "examples")
+CODE = ("libs", "services", "tests", "examples", "deploy")
 
 
 def python_files() -> list[Path]:

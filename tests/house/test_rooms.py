@@ -22,8 +22,21 @@ RENAMED = {
     "reactions.py": {"subscriptions.py", "routing.py", "dispatch.py", "table.py"},
 }
 HEADINGS = ("Owns", "Consumes", "Emits", "HTTP", "When it breaks")
-READS_BY_ITSELF = {"gateway": set[str](), "trainer_worker": {"command"}}
-"""What is read without a table of reactions: nothing, and commands by position instead of by group."""
+EVERYTHING = {
+    "task",
+    "queue",
+    "command",
+    "attempt",
+    "worker",
+    "pulse",
+    "metric",
+    "log",
+    "result",
+    "config",
+    "resource",
+}
+READS_BY_ITSELF = {"gateway": EVERYTHING, "trainer_worker": {"command"}, "provisioner": set[str]()}
+"""Read without a table of reactions: all, to pass it on; commands, by position instead of by group; nothing."""
 
 
 def nouns(text: str) -> set[str]:
@@ -100,4 +113,4 @@ def test_readme_and_map_name_the_topics_that_the_code_names(name: str) -> None:
 def test_one_table_names_every_service() -> None:
     from services.app import SERVICES as TABLE
 
-    assert {*TABLE, "trainer_worker"} == set(NAMES)
+    assert {*TABLE, "trainer_worker", "provisioner"} == set(NAMES)

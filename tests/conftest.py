@@ -2,7 +2,15 @@
 
 import signal
 
-pytest_plugins = ["tests.kafka_fixture"]
+import pytest
+
+from tests.contract.released import newest_tag
+
+pytest_plugins = ["tests.kafka_fixture", "tests.mongo_server", "tests.minio_server", "tests.kubernetes_server"]
 
 # Shells start background jobs with SIGINT ignored, and children inherit it: a test that presses Ctrl-C would wait.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    return f"contracts: compared with {newest_tag(config.rootpath) or 'the golden examples: no tag is in reach'}"

@@ -2,6 +2,8 @@
 
 import asyncio
 import os
+import signal
+import socket
 import subprocess
 import sys
 import time
@@ -48,6 +50,17 @@ class Tape:
         return self.of(kind)
 
 
+def as_record(event: Event, clock: SystemClock, source: str) -> dict[str, Any]:
+    """Return what a producer sends of an event, under a new identifier."""
+    envelope = wrap(event, id=clock.new_id("test"), source=source, time=clock.now(), traceparent=None)
+    return {
+        "topic": TOPIC_OF[type(event)].name,
+        "value": event.model_dump_json().encode(),
+        "key": event.subject.encode(),
+        "headers": [(name, value.encode()) for name, value in to_headers(envelope)],
+    }
+
+
 class Bus:
     """A plain client of the log: it hears everything and can say anything."""
 
@@ -71,14 +84,7 @@ class Bus:
 
     async def say(self, event: Event, *, source: str = "tests") -> None:
         """Publish an event with a new identifier."""
-        now = self._clock.now()
-        envelope = wrap(event, id=self._clock.new_id("test"), source=source, time=now, traceparent=None)
-        await self._producer.send_and_wait(
-            TOPIC_OF[type(event)].name,
-            value=event.model_dump_json().encode(),
-            key=event.subject.encode(),
-            headers=[(name, value.encode()) for name, value in to_headers(envelope)],
-        )
+        await self._producer.send_and_wait(**as_record(event, self._clock, source))
 
     async def say_raw(self, topic: str, value: bytes | None, headers: Sequence[tuple[str, bytes]] = ()) -> None:
         """Publish bytes as they are."""
@@ -143,6 +149,22 @@ class ServiceProcess:
         (self._process.kill if kill else self._process.terminate)()
         return self._process.wait(timeout=20)
 
+    @property
+    def pid(self) -> int:
+        """Return the running process's number."""
+        assert self._process is not None
+        return self._process.pid
+
+    def pause(self) -> None:
+        """Stop it where it is."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """Let it go on."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
     def client(self) -> httpx.AsyncClient:
         """Return a client that carries the internal token."""
         headers = {"x-trainwright-internal": TOKEN, "x-trainwright-actor": "tests"}
@@ -159,7 +181,7 @@ class ServiceProcess:
             except (httpx.HTTPError, ValueError):
                 return False
 
-        await eventually(is_ready, within=30, what=f"{self.names} to be {status}; see {self._log}")
+        await eventually(is_ready, within=120, what=f"{self.names} to be {status}; see {self._log}")
 
     def log(self) -> str:
         """Return what it wrote to stderr."""
@@ -169,7 +191,7 @@ class ServiceProcess:
 @contextmanager
 def services(names: Sequence[str], bootstrap: str, folder: Path, **env: str) -> Iterator[ServiceProcess]:
     """Run some services in one process until the end of the block."""
-    (port,) = free_ports(1)
+    port = int(env.get("TRAINWRIGHT_PORT") or free_ports(1)[0])
     settings = {
         "TRAINWRIGHT_KAFKA": bootstrap,
         "TRAINWRIGHT_STORE": f"sqlite:{folder}/services",
@@ -201,3 +223,15 @@ async def eventually(check: Callable[[], Any], *, within: float, what: str, ever
         if time.monotonic() > deadline:
             raise AssertionError(f"waited {within} s for {what}")
         await asyncio.sleep(every)
+
+
+def reachable(host: str, port: int, within: float) -> None:
+    """Wait until somebody listens."""
+    deadline = time.monotonic() + within
+    while True:
+        try:
+            socket.create_connection((host, port), timeout=1).close()
+            return
+        except OSError:
+            assert time.monotonic() < deadline, f"nobody listens on {host}:{port} after {within} s"
+            time.sleep(0.05)

@@ -15,3 +15,12 @@ def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("kafka")
     with KafkaProcess(folder, port=port, controller_port=controller_port) as broker:
         yield broker.bootstrap
+
+
+@pytest.fixture
+def own_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Give the address of a broker that nobody else has used: whole services read the log from its beginning."""
+    port, controller_port = free_ports(2)
+    folder = tmp_path_factory.mktemp("own-kafka")
+    with KafkaProcess(folder, port=port, controller_port=controller_port) as broker:
+        yield broker.bootstrap

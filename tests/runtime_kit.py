@@ -8,7 +8,8 @@ from typing import Any
 
 from trainwright.contracts.base import Event
 from trainwright.contracts.queue import Placement, PlacementState, TaskQueued
-from trainwright.contracts.task import TaskConfig, TaskDocument, TaskPhase, TaskReady, TaskStatus
+from trainwright.contracts.task import TaskDocument, TaskPhase, TaskReady, TaskStatus
+from trainwright.contracts.task_config import TaskConfig
 from trainwright.contracts.topics import TASK, TOPIC_OF, Topic
 from trainwright.runtime.apply import DEAD_LETTERS, Inbound
 from trainwright.runtime.clock import Clock

@@ -12,7 +12,8 @@ import pytest
 from tests.harness import Bus, ServiceProcess, eventually, listening, services
 from trainwright.contracts.log import LogBatch, LogLevel, LogRecord, LogStream
 from trainwright.contracts.queue import Placement, PlacementState, WorkerLost
-from trainwright.contracts.task import TaskConfig, TaskCreated, TaskDocument, TaskPhase, TaskStatus
+from trainwright.contracts.task import TaskCreated, TaskDocument, TaskPhase, TaskStatus
+from trainwright.contracts.task_config import TaskConfig
 
 NOON = datetime(2025, 6, 1, 12, tzinfo=UTC)
 

@@ -1,5 +1,6 @@
 """The monitor as a process of its own: told by hand over real Kafka, asked over HTTP."""
 
+import json
 import math
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.harness import ServiceProcess, services
-from tests.monitor_desk import Monitor, running_monitor
+from tests.monitor_desk import Monitor, lines, running_monitor
 from trainwright.contracts.metric import MetricBatch, MetricPoint
 from trainwright.contracts.queue import WorkerLost
 
@@ -80,6 +81,53 @@ async def test_a_resumed_attempt_keeps_what_came_before(monitor: Monitor) -> Non
     await story.started(2, resume_step=20)
     await story.logs(2, range(21, 26), offset=0.5)
     assert await monitor.until(story, list(range(1, 26))) == list(range(1, 26))
+
+
+async def test_a_run_that_moved_shows_the_same_history_as_one_that_did_not(monitor: Monitor) -> None:
+    """Killed past its checkpoints twice, the older attempts still sending, their words mixed and said again."""
+    plain, moved = monitor.story(), monitor.story()
+    await plain.placed(1)
+    await plain.started(1)
+    await plain.logs(1, range(1, 61))
+    await monitor.until(plain, list(range(1, 61)))
+    wanted = (await monitor.ask(plain, name="loss")).json()
+
+    await moved.placed(1)
+    await moved.started(1)
+    await moved.logs(1, range(1, 28))
+    await moved.saved(1, 2)
+    await moved.placed(1, WorkerLost)
+    await moved.placed(2)
+    await moved.logs(1, range(28, 34), first=27, offset=0.5)  # nobody told the lost worker
+    await moved.started(2, resume_step=20)
+    await moved.logs(2, range(21, 45))
+    await moved.logs(1, range(34, 61), first=33, offset=0.5)
+    await moved.saved(2, 2, resume_step=20)
+    await moved.placed(3)
+    await moved.saved(3, 2, resume_step=40)  # its start was lost: this says as much
+    await moved.logs(3, range(41, 51))
+    await moved.logs(2, range(45, 61), first=24, offset=0.25)
+    await moved.logs(1, range(1, 61), offset=0.5)
+    await moved.logs(3, range(41, 61))
+    assert await monitor.until(moved, lambda steps: 60 in steps) == list(range(1, 61))
+    found = (await monitor.ask(moved, name="loss")).json()
+    assert found["points"] == wanted["points"]
+    assert (await monitor.ask(moved)).json()["latest"] == (await monitor.ask(plain)).json()["latest"]
+    async with monitor.stream(moved) as socket:
+        await socket.send(json.dumps({"action": "subscribe", "metrics": ["loss"]}))
+        shown = await lines(socket, lambda line: line.get("step") == 60 and "event" not in line)
+    assert _folded(shown) == [[step, float(step)] for step in range(1, 61)]
+
+
+def _folded(shown: list[dict[str, Any]]) -> list[list[float]]:
+    """Return what a reader of the stream holds: a rewind takes back what lies above its step."""
+    points: dict[int, float] = {}
+    for line in shown:
+        if line.get("event") == "rewind":
+            points = {step: value for step, value in points.items() if step <= line["step"]}
+        elif "metrics" in line:
+            points[line["step"]] = line["metrics"]["loss"]
+    return [[step, value] for step, value in sorted(points.items())]
 
 
 async def test_a_long_series_is_reduced_and_keeps_its_ends_and_its_nan(monitor: Monitor) -> None:

@@ -1,5 +1,6 @@
 """The result service over real Kafka: ends become versions and reports, once, whatever is repeated or killed."""
 
+import hashlib
 import json
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
@@ -14,14 +15,24 @@ from tests.harness import Bus, ServiceProcess, eventually, listening, services
 from trainwright.contracts.attempt import (
     AttemptDocument,
     AttemptEnded,
+    AttemptStarted,
     BundleFile,
     BundleManifest,
-    Failure,
-    FailureClass,
+    CheckpointSaved,
     Outcome,
 )
+from trainwright.contracts.checkpoint import Checkpoint, CheckpointFile, CheckpointManifest, area_of, kept_of
+from trainwright.contracts.failure import Failure, FailureClass
+from trainwright.contracts.parameters import ChangedValue
 from trainwright.contracts.result import ModelVersionRegistered, ReportGenerated
-from trainwright.contracts.task import TaskConfig, TaskDocument, TaskPhase, TaskStatus, TaskStatusChanged
+from trainwright.contracts.task import (
+    Repair,
+    TaskDocument,
+    TaskPhase,
+    TaskStatus,
+    TaskStatusChanged,
+)
+from trainwright.contracts.task_config import TaskConfig
 from trainwright.runtime.clock import SystemClock
 from trainwright.storage.directory import DirectoryBlobs
 
@@ -235,6 +246,8 @@ async def test_a_failed_task_has_a_report_and_one_that_runs_has_none_yet(story: 
     [
         ("/tasks/task-000000000000/report", 404, "there is no task"),
         ("/tasks/nonsense/report", 404, "there is no task"),
+        ("/tasks/task-000000000000/checkpoints", 404, "there is no task"),
+        ("/tasks/nonsense/checkpoints", 404, "there is no task"),
         ("/models/no/such/v1", 404, "ids look like"),
         ("/models/no/such", 404, "ids look like"),
         ("/models/no/such/v1/files/x", 404, "ids look like"),
@@ -249,6 +262,79 @@ async def test_bad_requests_are_answered_as_problems(story: Story, path: str, st
     assert answer.status_code == status
     assert answer.headers["content-type"] == "application/problem+json"
     assert says in answer.json()["detail"]
+
+
+async def test_checkpoints_are_listed_and_what_the_task_drops_is_deleted(story: Story) -> None:
+    task_id = CLOCK.new_id("task")
+    area = story.blobs.area(area_of(task_id))
+    saved: list[Checkpoint] = []
+    document = (await story.attempt(task_id, files={})).attempt.model_copy(
+        update={"outcome": None, "bundle": None}
+    )
+    await story.bus.say(AttemptStarted(attempt=document.model_copy(update={"version": 1})))
+    for number, step in enumerate((10, 20, 30, 40), 2):
+        weights = await area.write_bytes(f"weights {step}".encode())
+        files = {"model.safetensors": CheckpointFile(sha256=weights.sha256, size=weights.size)}
+        manifest = CheckpointManifest(step=step, attempt=1, saved_at=CLOCK.now(), files=files)
+        blob = await area.write_bytes(manifest.model_dump_json().encode())
+        saved.append(Checkpoint(step=step, attempt=1, manifest=blob.sha256, saved_at=CLOCK.now(), score=step))
+        changes = {"version": number, "checkpoints": kept_of(saved)}
+        saying = CheckpointSaved(attempt=document.model_copy(update=changes))
+        kept = story.task(task_id, TaskStatus.RUNNING, version=number, checkpoints=kept_of(saved))
+        for event in (saying, kept, saying) if number % 2 else (kept, saying, kept):
+            await story.bus.say(event)
+
+    async def listed() -> list[dict[str, Any]] | None:
+        rows = (await story.api.get(f"/tasks/{task_id}/checkpoints")).json().get("checkpoints", [])
+        return rows if len(rows) == 4 and all(row["kept"] for row in rows) else None
+
+    rows = await eventually(listed, within=15, what="four checkpoints that the task keeps")
+    assert [(row["step"], row["kept"], row["best"]) for row in rows] == [
+        (40, True, False),
+        (30, True, False),
+        (20, True, False),
+        (10, True, True),  # the lowest score
+    ]
+    dropped = [saved[3], saved[2], saved[1]]
+    await story.bus.say(story.task(task_id, TaskStatus.RUNNING, version=9, checkpoints=dropped))
+
+    left = {
+        *(one.manifest for one in dropped),
+        *[hashlib.sha256(f"weights {one.step}".encode()).hexdigest() for one in dropped],
+    }
+
+    async def swept() -> bool:
+        return {one.sha256 async for one in area.stored()} == left
+
+    await eventually(swept, within=15, what="the dropped checkpoint to go, and nothing else")
+    rows = (await story.api.get(f"/tasks/{task_id}/checkpoints")).json()["checkpoints"]
+    assert [(row["step"], row["kept"], row["best"]) for row in rows][-2:] == [(20, True, True), (10, False, False)]
+
+
+async def test_a_report_tells_the_attempts_and_what_was_repaired(story: Story) -> None:
+    task_id = CLOCK.new_id("task")
+    failure = Failure(failure_class=FailureClass.OUT_OF_MEMORY, message="no room for 64 rows <b>at once</b>")
+    first = (await story.attempt(task_id, 1, {})).attempt
+    first = first.model_copy(update={"outcome": Outcome.FAILED, "failure": failure, "final_step": 41})
+    second = (await story.attempt(task_id, 2)).attempt.model_copy(update={"resume_step": 40, "final_step": 99})
+    repair = Repair(
+        attempt=1,
+        failure_class=FailureClass.OUT_OF_MEMORY,
+        action="halve the micro-batch",
+        changes={"micro_batch": ChangedValue(old=64, new=32)},
+        resume_step=40,
+        reason="the same effective batch by accumulation",
+        at=CLOCK.now(),
+    )
+    await story.bus.say(AttemptEnded(attempt=first))
+    await story.bus.say(AttemptEnded(attempt=second))
+    await story.bus.say(story.task(task_id, TaskStatus.COMPLETED, attempt=2, repairs=[repair]))
+    await story.reported(task_id)
+    text = (await story.api.get(f"/tasks/{task_id}/report")).text
+    for said in ("Attempts and repairs", "failed at step 41", "no room for 64 rows &lt;b&gt;", "step 40"):
+        assert said in text
+    for said in ("<em>micro_batch</em> 64 → 32", "halve the micro-batch", "Dashed lines"):
+        assert said in text
 
 
 async def test_an_unknown_file_names_the_nearest(story: Story) -> None:

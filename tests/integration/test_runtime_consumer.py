@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.protocol.produce import ProduceRequest
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.util import calc_crc32c
@@ -26,7 +26,7 @@ from trainwright.runtime.clock import SystemClock
 from trainwright.runtime.consumer import ConsumerLoop
 from trainwright.runtime.envelope import Reread
 from trainwright.runtime.health import Health
-from trainwright.runtime.kafka import Kafka
+from trainwright.runtime.kafka import Kafka, stop_bounded
 from trainwright.runtime.relay import Relay
 from trainwright.runtime.settings import RuntimeSettings
 from trainwright.storage.sqlite import SqliteStore
@@ -282,3 +282,16 @@ async def test_a_log_that_was_lost_is_read_from_its_new_beginning(
                 return len(await versions_seen(store)) == 150
 
             await eventually(all_applied, within=60, what="the new log to be applied whole", every=0.3)
+
+
+async def test_a_client_that_is_stopped_while_it_backs_off_does_not_cancel_its_owner(kafka: str) -> None:
+    await client_of(kafka).ensure_topics()
+    times = {"fetch_max_wait_ms": 5000, "request_timeout_ms": 800, "retry_backoff_ms": 3000}
+    consumer = AIOKafkaConsumer(TASK.name, bootstrap_servers=kafka, **times)
+    await consumer.start()
+    try:
+        await eventually(lambda: consumer.assignment(), within=10, what="an assignment")
+        await asyncio.wait_for(consumer.position(PARTITION), 10)
+        await asyncio.sleep(1.2)  # a fetch has timed out; the next one waits
+    finally:
+        await stop_bounded(consumer)

@@ -64,7 +64,7 @@ async def test_rows_go_out_once_in_order_with_their_envelopes(broker: KafkaProce
         for start in range(0, 1200, 300):
             await say(store, *[task_event(n) for n in range(start, start + 300)])
         await sent(store)
-        assert relay.connected
+        await eventually(lambda: relay.connected, within=20, what="the relay to be connected")
     records = await log_of(broker.bootstrap, TASK.name)
     assert [record.key.decode() for record in records] == named(range(1200))
     envelope, event = open_record(records[7])

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from datetime import UTC, datetime
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -10,87 +10,19 @@ import httpx
 import pytest
 
 from tests.harness import Bus, ServiceProcess, eventually, listening, services
-from trainwright.contracts.attempt import (
-    AttemptDocument,
-    AttemptEnded,
-    AttemptStarted,
-    Failure,
-    FailureClass,
-    Outcome,
-)
+from tests.integration.spoken_worker import Hand
+from trainwright.contracts.attempt import Outcome
 from trainwright.contracts.command import RunAttempt, StopAttempt
-from trainwright.contracts.pulse import AttemptProgressed, WorkerHeartbeat
+from trainwright.contracts.failure import Failure, FailureClass
+from trainwright.contracts.pulse import AttemptProgressed
 from trainwright.contracts.queue import PlacementAssigned, PlacementReleased, WorkerLost
 from trainwright.contracts.task import TaskPhase, TaskRetryScheduled
-from trainwright.contracts.worker import AttemptRef, WorkerDocument, WorkerRegistered, WorkerStopped
+from trainwright.contracts.worker import (
+    AttemptRef,
+    WorkerStopped,
+)
 from trainwright.embedded.archive import free_ports
 from trainwright.embedded.kafka import KafkaProcess
-
-
-class Hand:
-    """A worker whose every word is spoken by the test."""
-
-    def __init__(self, bus: Bus, cpus: float = 1) -> None:
-        self._bus = bus
-        self._version = 0
-        self.worker_id = "worker-aaaaaaaaaaaa"
-        self.incarnation = "one"
-        self.cpus = cpus
-        self._beating: asyncio.Task[None] | None = None
-
-    def document(self, **fields: Any) -> WorkerDocument:
-        self._version += 1
-        return WorkerDocument(
-            worker_id=self.worker_id,
-            incarnation=self.incarnation,
-            version=self._version,
-            hostname="test",
-            cpus=self.cpus,
-            memory=2**33,
-            registered_at=datetime.now(UTC),
-            **fields,
-        )
-
-    async def register(self, adopted: list[AttemptRef] | None = None) -> None:
-        await self._bus.say(WorkerRegistered(worker=self.document(adopted=adopted or [])))
-        self._beating = self._beating or self._bus.background(self._beat_for_ever())
-
-    def fall_silent(self) -> None:
-        if self._beating is not None:
-            self._beating.cancel()
-
-    async def _beat_for_ever(self) -> None:
-        while True:
-            await self.beat()
-            await asyncio.sleep(0.5)
-
-    async def beat(self, running: list[AttemptRef] | None = None) -> None:
-        await self._bus.say(
-            WorkerHeartbeat(
-                worker_id=self.worker_id,
-                incarnation=self.incarnation,
-                time=datetime.now(UTC),
-                running=running or [],
-            )
-        )
-
-    async def started(self, task_id: str, attempt: int) -> None:
-        await self._bus.say(AttemptStarted(attempt=self._attempt(task_id, attempt, 1)))
-
-    async def ended(self, task_id: str, attempt: int, outcome: Outcome, failure: Failure | None = None) -> None:
-        document = self._attempt(task_id, attempt, 2, outcome=outcome, failure=failure, ended_at=datetime.now(UTC))
-        await self._bus.say(AttemptEnded(attempt=document))
-
-    def _attempt(self, task_id: str, attempt: int, version: int, **fields: Any) -> AttemptDocument:
-        return AttemptDocument(
-            task_id=task_id,
-            attempt=attempt,
-            version=version,
-            worker_id=self.worker_id,
-            incarnation=self.incarnation,
-            started_at=datetime.now(UTC),
-            **fields,
-        )
 
 
 @pytest.fixture
@@ -100,9 +32,18 @@ def own_kafka(tmp_path: Path) -> Iterator[str]:
         yield broker.bootstrap
 
 
+short_lease = pytest.mark.parametrize("lease", ["2"])
+"""For those who wait for a worker's silence; in the others nobody falls silent, however slow the machine is."""
+
+
 @pytest.fixture
-async def plane(own_kafka: str, tmp_path: Path) -> AsyncIterator[ServiceProcess]:
-    with services(["scheduler", "task"], own_kafka, tmp_path, SCHEDULER_LEASE="2") as process:
+def lease() -> str:
+    return "30"
+
+
+@pytest.fixture
+async def plane(own_kafka: str, tmp_path: Path, lease: str) -> AsyncIterator[ServiceProcess]:
+    with services(["scheduler", "task"], own_kafka, tmp_path, SCHEDULER_LEASE=lease) as process:
         await process.ready()
         yield process
 
@@ -199,6 +140,7 @@ async def _progress_is(api: httpx.AsyncClient, task_id: str, wanted: dict[str, A
     return bool((await show(api, task_id))["progress"] == wanted)
 
 
+@short_lease
 async def test_a_silent_worker_is_replaced_and_its_late_words_are_fenced(
     bus: Bus, api: httpx.AsyncClient, tmp_path: Path
 ) -> None:
@@ -210,8 +152,8 @@ async def test_a_silent_worker_is_replaced_and_its_late_words_are_fenced(
     await asyncio.sleep(3)  # longer than the lease, which is 2 s here
     assert not bus.tape.of(WorkerLost), "a worker that beats is not lost"
     hand.fall_silent()
-    (lost,) = await bus.tape.until(WorkerLost)
-    assert (lost.placement.task_id, lost.placement.attempt) == (task_id, 1)
+    lost = await bus.tape.until(WorkerLost)
+    assert {(one.placement.task_id, one.placement.attempt) for one in lost} == {(task_id, 1)}
     await bus.tape.until(TaskRetryScheduled)
 
     await hand.ended(task_id, 1, Outcome.COMPLETED)  # a zombie's word
@@ -238,8 +180,8 @@ async def test_a_new_incarnation_ends_what_it_does_not_adopt(
     await bus.tape.until(RunAttempt, 2)
     hand.incarnation = "two"
     await hand.register(adopted=[AttemptRef(task_id=adopted, attempt=1)])
-    (lost,) = await bus.tape.until(WorkerLost)
-    assert lost.placement.task_id == dropped
+    lost = await bus.tape.until(WorkerLost)
+    assert {one.placement.task_id for one in lost} == {dropped}, "told again to a task that has not heard yet"
     commands = await bus.tape.until(RunAttempt, 3)
     assert (commands[2].task_id, commands[2].attempt, commands[2].incarnation) == (dropped, 2, "two")
     moved = [p for p in bus.tape.of(PlacementAssigned) if p.placement.task_id == adopted]
@@ -291,3 +233,97 @@ async def test_failures_are_charged_and_a_stopped_worker_is_not(
     task = await until_status(api, task_id, "failed")
     assert task["failure"]["line"] == 3
     assert [attempt["outcome"] for attempt in task["attempts"]] == ["interrupted", "failed"]
+
+
+async def test_a_run_is_paused_resumed_and_its_cancel_passed_on(
+    bus: Bus, api: httpx.AsyncClient, tmp_path: Path
+) -> None:
+    task_id = await submit(api, tmp_path)
+    hand = Hand(bus)
+    hand.clock_is_off = timedelta(hours=1)
+    await hand.register()
+    await bus.tape.until(RunAttempt)
+    await hand.started(task_id, 1)
+    await until_status(api, task_id, "running")
+    assert (await api.post(f"/tasks/{task_id}/pause")).json()["phase"] == "stopping"
+    (pause,) = await bus.tape.until(StopAttempt)
+    await hand.ended(task_id, 1, Outcome.PAUSED)
+    await until_status(api, task_id, "paused", "held")
+    await bus.tape.until(PlacementReleased)
+
+    assert (await api.post(f"/tasks/{task_id}/resume")).json()["phase"] == "waiting_slots"
+    _, command = await bus.tape.until(RunAttempt, 2)
+    await hand.started(task_id, 2)
+    await until_status(api, task_id, "running")
+    await api.post(f"/tasks/{task_id}/pause")
+    _, again = await bus.tape.until(StopAttempt, 2)
+    await api.post(f"/tasks/{task_id}/cancel")
+    _, _, cancel = await bus.tape.until(StopAttempt, 3)
+    kinds = [(stop.attempt, stop.kind.value) for stop in (pause, again, cancel)]
+    assert kinds == [(1, "pause"), (2, "pause"), (2, "cancel")]
+    assert cancel.revision > again.revision, "the worker takes the later wish"
+    await hand.ended(task_id, 2, Outcome.CANCELLED)
+    await until_status(api, task_id, "cancelled")
+    assert not bus.tape.of(WorkerLost), "a worker's clock is nobody's business"
+    assert command.timeout_seconds is None
+
+
+@short_lease
+async def test_a_worker_that_said_it_returns_keeps_its_runs_for_longer_than_the_lease(
+    bus: Bus, api: httpx.AsyncClient, tmp_path: Path
+) -> None:
+    task_id = await submit(api, tmp_path)
+    hand = Hand(bus)
+    await hand.register()
+    await bus.tape.until(RunAttempt)
+    await hand.started(task_id, 1)
+    ref = AttemptRef(task_id=task_id, attempt=1)
+    await hand.restarts(returns_within=30)
+    await asyncio.sleep(4)  # twice the lease
+    waiting = await submit(api, tmp_path)
+    hand.incarnation, hand.running, hand.cpus = "two", [ref], 2
+    assert not bus.tape.of(WorkerLost)
+    assert (await show(api, waiting))["attempt"] == 0, "it takes nothing new meanwhile"
+    await hand.register(adopted=[ref])
+    _, second = await bus.tape.until(RunAttempt, 2)
+    assert second.task_id == waiting
+    hand.running.append(AttemptRef(task_id=waiting, attempt=1))
+
+    await hand.restarts(returns_within=3)
+    await eventually(
+        lambda: {one.placement.task_id for one in bus.tape.of(WorkerLost)} == {task_id, waiting},
+        within=20,
+        what="both to be lost: it is not waited for for ever",
+    )
+
+
+@short_lease
+async def test_a_silent_worker_is_waited_for_until_the_run_is_cancelled(
+    bus: Bus, api: httpx.AsyncClient, tmp_path: Path
+) -> None:
+    config = {"recipe": "script", "on_unreachable": "wait", "parameters": {"path": str(tmp_path / "train.py")}}
+    task_id = await submit(api, tmp_path, config=config)
+    hand = Hand(bus)
+    await hand.register()
+    await bus.tape.until(RunAttempt)
+    await hand.started(task_id, 1)
+    hand.running = [AttemptRef(task_id=task_id, attempt=1)]
+    await until_status(api, task_id, "running")
+
+    async def says(words: str) -> bool:
+        return words in (await show(api, task_id))["reason"]
+
+    hand.fall_silent()
+    await eventually(lambda: says("waiting for it"), within=15, what="the reason")
+    hand.speak()
+    await eventually(lambda: _says_nothing(api, task_id), within=10, what="the reason to go")
+    hand.fall_silent()
+    await eventually(lambda: says("waiting for it"), within=15, what="the reason again")
+    assert not bus.tape.of(WorkerLost)
+    assert (await api.post(f"/tasks/{task_id}/cancel")).json()["phase"] == "stopping"
+    await until_status(api, task_id, "cancelled")
+
+
+async def _says_nothing(api: httpx.AsyncClient, task_id: str) -> bool:
+    task = await show(api, task_id)
+    return (task["status"], task["reason"], task["attempt"]) == ("running", "", 1)

@@ -10,10 +10,12 @@ import pytest
 
 from tests.harness import eventually
 from tests.integration.worker_harness import Agent, agent_at, new_task
-from trainwright.contracts.attempt import FailureClass, Outcome
+from trainwright.contracts.attempt import Outcome
 from trainwright.contracts.base import iso
+from trainwright.contracts.failure import FailureClass
 from trainwright.contracts.log import LogLevel, LogStream
-from trainwright.contracts.task import FileRef, TaskPhase
+from trainwright.contracts.task import TaskPhase
+from trainwright.contracts.task_config import FileRef
 from trainwright.contracts.worker import AttemptRef, WorkerDraining, WorkerStopped
 
 TRAIN = """
@@ -181,7 +183,7 @@ async def test_a_failure_is_classified_and_its_traceback_is_one_record(
     assert ended.bundle is None
     if ended.failure.traceback:
         (record,) = [r for r in agent.records(task, LogStream.STDERR) if r.level is LogLevel.ERROR]
-        assert message in record.message
+        assert (message if ended.failure.exception else "Fatal Python error: Aborted") in record.message
         assert ended.failure.file == "train.py"
 
 

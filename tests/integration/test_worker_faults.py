@@ -10,12 +10,17 @@ from pathlib import Path
 
 import pytest
 
+from services.trainer_worker import store
+from services.trainer_worker.domain import AttemptState
 from tests.harness import eventually
-from tests.integration.worker_harness import Agent, agent_at, new_task
-from trainwright.contracts.attempt import FailureClass, Outcome
-from trainwright.contracts.worker import AttemptRef
+from tests.integration.worker_harness import Agent, agent_at, is_alive, new_task, pid_of
+from trainwright.contracts.attempt import Outcome
+from trainwright.contracts.failure import FailureClass
+from trainwright.contracts.worker import AttemptRef, WorkerDraining
 from trainwright.embedded.archive import free_ports
 from trainwright.embedded.kafka import KafkaProcess
+from trainwright.runtime.apply import DEAD_LETTERS
+from trainwright.storage.sqlite import SqliteStore
 from trainwright.training import layout
 
 STEPS = """
@@ -26,7 +31,7 @@ for step in range(1, {steps} + 1):
     run.log(step, {{"loss": 1 / step}}, total_steps={steps})
     print("step", step)
     time.sleep({pause})
-    if os.path.exists("go_on_forever"): break
+    if os.path.exists("enough"): break
 """
 FAMILY = """
 import os, time
@@ -47,29 +52,17 @@ async def agent(kafka: str, tmp_path: Path) -> AsyncIterator[Agent]:
         yield made
 
 
-def is_alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
-async def pid_of(agent: Agent, task: str, name: str = "pid") -> int:
-    path = agent.directory(task) / "work" / name
-    await eventually(path.exists, within=20, what=str(path))
-    return int(path.read_text())
-
-
 def shim_of(agent: Agent, task: str) -> int:
     shim = layout.read_json(agent.directory(task) / layout.SHIM)
     assert shim is not None
     return int(shim["shim_pid"])
 
 
-async def assert_whole(agent: Agent, task: str, steps: int) -> None:
+async def assert_whole(agent: Agent, task: str, steps: int = 0) -> None:
     """Check that every point and line of a finished run has arrived, and its end was said once."""
     ended = await agent.until_ended(task, within=60)
     assert ended.attempt.outcome is Outcome.COMPLETED
+    steps = steps or ended.attempt.final_step or 0
     assert ended.attempt.final_step == steps
     await eventually(lambda: len(agent.points(task)) == steps, within=10, what=f"{steps} points")
     assert [point.step for point in agent.points(task)] == list(range(1, steps + 1))
@@ -81,7 +74,7 @@ async def assert_whole(agent: Agent, task: str, steps: int) -> None:
 async def test_a_killed_agent_finds_its_run_again_and_the_training_did_not_notice(agent: Agent) -> None:
     await agent.start()
     task = new_task()
-    await agent.run(task, STEPS.format(steps=300, pause=0.02))
+    await agent.run(task, STEPS.format(steps=100_000, pause=0.02))
     pid = await pid_of(agent, task)
     for _ in range(3):
         await asyncio.sleep(0.7)
@@ -90,7 +83,56 @@ async def test_a_killed_agent_finds_its_run_again_and_the_training_did_not_notic
         worker = await agent.start()
         assert worker.adopted == [AttemptRef(task_id=task, attempt=1)]
         assert is_alive(pid)
-    await assert_whole(agent, task, 300)
+    (agent.directory(task) / "work" / "enough").touch()
+    await assert_whole(agent, task)
+
+
+async def test_an_announced_restart_leaves_the_runs_alone_and_the_next_agent_finds_them(agent: Agent) -> None:
+    before = await agent.start()
+    task = new_task()
+    await agent.run(task, STEPS.format(steps=100_000, pause=0.02))
+    pid = await pid_of(agent, task)
+    await agent.until_started(task)
+    assert agent.process is not None
+    left = time.monotonic()
+    agent.process.send_signal(signal.SIGHUP)
+    assert await asyncio.to_thread(agent.process.wait, 10) == 0
+    assert time.monotonic() - left < 4
+    draining = [event.worker for event in agent.bus.tape.of(WorkerDraining)][-1]
+    assert (draining.worker_id, draining.returns_within, draining.stopped) == (before.worker_id, 30, False)
+    worker = await agent.start()
+    assert (worker.draining, worker.returns_within) == (False, None)
+    assert worker.adopted == [AttemptRef(task_id=task, attempt=1)]
+    assert is_alive(pid)
+    assert agent.ends(task) == []
+    (agent.directory(task) / "work" / "enough").touch()
+    await assert_whole(agent, task)
+
+
+async def test_an_agent_killed_before_it_could_note_a_start_goes_on_with_the_run(agent: Agent) -> None:
+    await agent.start()
+    task = new_task()
+    await agent.run(task, STEPS.format(steps=100_000, pause=0.02))
+    pid = await pid_of(agent, task)
+    started = (await agent.until_started(task)).attempt
+    agent.kill()
+    documents = SqliteStore(agent.home / "worker.db", (*store.COLLECTIONS, DEAD_LETTERS))
+    await documents.open()
+    async with documents.transaction() as tx:
+        attempt = await store.attempt_of(tx, f"{task}.1")
+        assert attempt is not None
+        as_before = {"state": AttemptState.ACCEPTED, "started_at": None, "version": 0}
+        await store.put_attempt(tx, attempt.model_copy(update=as_before))
+    await documents.close()
+    worker = await agent.start()
+    assert worker.adopted == [AttemptRef(task_id=task, attempt=1)]
+    (agent.directory(task) / "work" / "enough").touch()
+    ended = (await agent.until_ended(task)).attempt
+    assert (ended.outcome, ended.version) == (Outcome.COMPLETED, 2)
+    assert ended.started_at is not None
+    assert started.started_at is not None
+    assert abs((ended.started_at - started.started_at).total_seconds()) < 1
+    assert not is_alive(pid)
 
 
 async def test_a_run_that_ended_while_no_agent_was_there_is_reported_by_the_next(agent: Agent) -> None:
@@ -212,7 +254,7 @@ async def test_kafka_may_go_and_come_back_while_a_run_trains(own_kafka: KafkaPro
     async with agent_at(own_kafka.bootstrap, tmp_path) as agent:
         await agent.start()
         task, short = new_task(), new_task()
-        await agent.run(task, STEPS.format(steps=400, pause=0.02))
+        await agent.run(task, STEPS.format(steps=100_000, pause=0.02))
         await agent.run(short, STEPS.format(steps=60, pause=0.02))
         pid = await pid_of(agent, task)
         await eventually(lambda: len(agent.points(task)) > 10, within=10, what="points")
@@ -225,7 +267,8 @@ async def test_kafka_may_go_and_come_back_while_a_run_trains(own_kafka: KafkaPro
         own_kafka.start()
         own_kafka.wait_ready()
         await assert_whole(agent, short, 60)
-        await assert_whole(agent, task, 400)
+        (agent.directory(task) / "work" / "enough").touch()
+        await assert_whole(agent, task)
 
 
 async def test_without_kafka_the_agent_still_leaves_in_time_and_the_next_one_says_the_rest(

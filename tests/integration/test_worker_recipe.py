@@ -7,10 +7,11 @@ import pytest
 
 from tests.harness import eventually
 from tests.integration.worker_harness import Agent, agent_at, new_task
-from trainwright.contracts.attempt import FailureClass, Outcome
+from trainwright.contracts.attempt import Outcome
 from trainwright.contracts.command import RunAttempt
+from trainwright.contracts.failure import FailureClass
 from trainwright.contracts.resource import Slots
-from trainwright.contracts.task import TaskConfig
+from trainwright.contracts.task_config import TaskConfig
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SALES = EXAMPLES / "data" / "walmart_sales_weekly.csv"

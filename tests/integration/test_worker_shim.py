@@ -36,8 +36,8 @@ class Attempt:
         layout.write_json(self.directory / "spec.json", {"argv": argv, "agent_lock": str(self.lock_path), **spec})
         self.shim = subprocess.Popen([sys.executable, "-I", "-S", str(SHIM), str(self.directory)])
 
-    def stop(self, deadline: float) -> None:
-        control = {"revision": 1, "stop": {"kind": "cancel", "deadline": deadline}}
+    def stop(self, deadline: float, **wish: Any) -> None:
+        control = {"revision": 1, "stop": {"kind": "cancel", "deadline": deadline, **wish}}
         layout.write_json(self.directory / "control.json", control)
 
     def ending(self, timeout: float = 20) -> dict[str, Any]:
@@ -145,6 +145,7 @@ def test_told_to_stop_it_ends_the_whole_tree_at_the_deadline(attempt: Attempt) -
     ending = attempt.ending()
     assert (ending["signal"], ending["reason"]) == ("SIGTERM", "exited")
     assert ending["stop"] == {"kind": "cancel", "deadline": 0}
+    assert ending["signalled"] is True
     assert [pid for pid in family if alive(pid)] == []
 
 
@@ -156,8 +157,34 @@ time.sleep(0.5); print("saved")
 """
     attempt.start(code)
     attempt.stop(deadline=30)
-    assert attempt.ending()["exit_code"] == 0
+    ending = attempt.ending()
+    assert (ending["exit_code"], ending["signalled"]) == (0, False)
     assert (attempt.directory / "stdout.log").read_text() == "saved\n"
+
+
+def test_a_run_that_hangs_is_aborted_with_its_stacks_and_without_a_core_file(attempt: Attempt) -> None:
+    code = """
+import faulthandler, resource, time
+faulthandler.enable()
+print(resource.getrlimit(resource.RLIMIT_CORE)[0]); open("child", "w").write("1"); time.sleep(600)
+"""
+    attempt.start(code)
+    attempt.number("child")
+    attempt.stop(deadline=0, kind="hung", signal="SIGABRT")
+    assert attempt.ending()["signal"] == "SIGABRT"
+    assert (attempt.directory / "stdout.log").read_text() == "0\n"
+    assert "Fatal Python error: Aborted" in (attempt.directory / "stderr.log").read_text()
+
+
+def test_a_second_request_may_hurry_a_run_but_never_gives_it_time(attempt: Attempt) -> None:
+    attempt.start("import time; open('child','w').write('1'); time.sleep(600)")
+    attempt.number("child")
+    began = time.monotonic()
+    attempt.stop(deadline=1)
+    time.sleep(0.3)
+    attempt.stop(deadline=60, kind="pause")
+    assert attempt.ending()["stop"]["kind"] == "pause"
+    assert 0.9 < time.monotonic() - began < 5
 
 
 def test_a_run_that_ignores_sigterm_is_killed_after_its_time(attempt: Attempt) -> None:

@@ -5,19 +5,27 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
 from tests.harness import Bus, eventually, listening
-from trainwright.contracts.attempt import AttemptEnded, AttemptStarted, BundleManifest
+from trainwright.contracts.attempt import (
+    AttemptDocument,
+    AttemptEnded,
+    AttemptEvent,
+    AttemptStarted,
+    BundleManifest,
+    CheckpointSaved,
+)
 from trainwright.contracts.command import RunAttempt, StopAttempt
 from trainwright.contracts.log import LogBatch, LogRecord, LogStream
 from trainwright.contracts.metric import MetricBatch, MetricPoint
 from trainwright.contracts.pulse import AttemptProgressed, WorkerHeartbeat
 from trainwright.contracts.resource import Slots
-from trainwright.contracts.task import FileRef, StopKind, TaskConfig
+from trainwright.contracts.task import StopKind
+from trainwright.contracts.task_config import FileRef, TaskConfig
 from trainwright.contracts.worker import WorkerDocument, WorkerEvent, WorkerRegistered
 from trainwright.runtime.clock import SystemClock
 from trainwright.runtime.kafka import Kafka
@@ -29,11 +37,12 @@ from trainwright.training import layout
 class Agent:
     """One worker and what the log says about it."""
 
-    def __init__(self, folder: Path, bootstrap: str, bus: Bus) -> None:
-        self.home = folder / "worker"
+    def __init__(self, folder: Path, bootstrap: str, bus: Bus, name: str = "worker") -> None:
+        self.home = folder / name
+        self.folder, self.bootstrap = folder, bootstrap
         self.blobs = DirectoryBlobs(folder / "blobs")
         self.bus = bus
-        self.log = folder / "agent.log"
+        self.log = folder / f"{name}.agent.log"
         self.process: subprocess.Popen[bytes] | None = None
         self.started = 0
         self._env = {
@@ -91,6 +100,13 @@ class Agent:
         command = await self.command(task_id, code, attempt, **config)
         await self.bus.say(command)
 
+    async def run_again(self, task_id: str, code: str, attempt: int, **fields: Any) -> None:
+        """Send RunAttempt for a script, as the scheduler does after a pause or a repair: with `resume_from` and
+        other fields of the command.
+        """
+        command = await self.command(task_id, code, attempt, **fields.pop("config", {}))
+        await self.bus.say(command.model_copy(update=fields))
+
     async def command(self, task_id: str, code: str, attempt: int = 1, **config: Any) -> RunAttempt:
         """Return a RunAttempt for a script whose content is stored as a blob."""
         blob = await self.blobs.write_bytes(code.encode())
@@ -132,6 +148,31 @@ class Agent:
             what=f"the end of {task_id}; see {self.log}",
         )
         return found
+
+    async def until_saved(
+        self, task_id: str, attempt: int = 1, count: int = 1, within: float = 30
+    ) -> list[AttemptDocument]:
+        """Wait for so many checkpoints of an attempt; return what was said with each."""
+
+        def enough() -> list[CheckpointSaved]:
+            found = self.saved(task_id, attempt)
+            return found if len(found) >= count else []
+
+        found: list[CheckpointSaved] = await eventually(
+            enough,
+            within=within,
+            what=f"{count} checkpoints of {task_id}; see {self.log}",
+        )
+        return [event.attempt for event in found]
+
+    def saved(self, task_id: str, attempt: int = 1) -> list[CheckpointSaved]:
+        """Return what was said of an attempt's checkpoints."""
+        return self._of(CheckpointSaved, task_id, attempt)
+
+    def versions(self, task_id: str, attempt: int = 1) -> list[int]:
+        """Return the versions of an attempt's document in the order in which they were said, repeats left out."""
+        said = self._of(AttemptEvent, task_id, attempt)
+        return list(dict.fromkeys(event.attempt.version for event in said))
 
     def _of(self, kind: Any, task_id: str, attempt: int) -> list[Any]:
         events = self.bus.tape.of(kind)
@@ -191,7 +232,7 @@ class Agent:
         if self.process is not None:
             self.process.kill()
             self.process.wait()
-        mark = f"{layout.RUN_DIR_VARIABLE}={self.home}".encode()
+        mark = f"{layout.RUN_DIR_VARIABLE}={self.home}/".encode()
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit() and int(entry.name) != os.getpid():
                 try:
@@ -211,6 +252,31 @@ async def agent_at(bootstrap: str, folder: Path) -> AsyncIterator[Agent]:
             yield made
         finally:
             made.clean_up()
+
+
+@contextmanager
+def second_agent(first: Agent) -> Iterator[Agent]:
+    """Give another worker, with a home of its own and the same blobs."""
+    made = Agent(first.folder, first.bootstrap, first.bus, name="second")
+    try:
+        yield made
+    finally:
+        made.clean_up()
+
+
+def is_alive(pid: int) -> bool:
+    """Return whether a process lives."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+async def pid_of(agent: Agent, task: str, name: str = "pid") -> int:
+    """Wait for the pid that a run notes."""
+    path = agent.directory(task) / "work" / name
+    await eventually(path.exists, within=20, what=str(path))
+    return int(path.read_text())
 
 
 def new_task() -> str:

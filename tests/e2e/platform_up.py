@@ -5,14 +5,15 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import httpx
 
+from tests.faults.invariants import broken
 from trainwright.embedded.archive import free_ports
 
 CLI = Path(sys.executable).with_name("trainwright")
@@ -26,18 +27,19 @@ class Platform:
     home: Path
     port: int
     separate: bool = False
-    workers: int = 1
+    workers: int | str = 1
+    env: Mapping[str, str] = field(default_factory=dict)
 
     def cli(self, *words: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
         """Run the command line on this home."""
-        env = {**os.environ, "TRAINWRIGHT_HOME": str(self.home), "NO_COLOR": "1", "COLUMNS": "160"}
+        env = {**os.environ, **self.env, "TRAINWRIGHT_HOME": str(self.home), "NO_COLOR": "1", "COLUMNS": "160"}
         return subprocess.run(
             [str(CLI), *words], capture_output=True, text=True, env=env, timeout=timeout, check=False
         )
 
     def up(self) -> None:
         """Start it in the background."""
-        words = ["up", "--port", str(self.port), "--workers", str(self.workers), "--detach"]
+        words = ["up", "--port", str(self.port), "--workers", *str(self.workers).split(), "--detach"]
         done = self.cli(*words, *(["--separate"] if self.separate else []))
         assert done.returncode == 0, done.stdout + done.stderr
 
@@ -55,12 +57,17 @@ class Platform:
 
 
 @contextmanager
-def platform(home: Path, *, separate: bool = False, workers: int = 1) -> Iterator[Platform]:
-    """Have a platform until the end of the block."""
-    found = Platform(home, _six_free_ports(), separate, workers)
+def platform(home: Path, *, separate: bool = False, workers: int | str = 1, **env: str) -> Iterator[Platform]:
+    """Have a platform until the end of the block; settings of its services and workers by their variables.
+
+    At the end every promise has to hold, whatever the block did (tests/faults/invariants.py).
+    """
+    found = Platform(home, _six_free_ports(), separate, workers, env)
     try:
         found.up()
         yield found
+        wrong = broken(home)
+        assert wrong == [], "\n".join(wrong)
     finally:
         found.cli("down")
 
@@ -100,3 +107,16 @@ def _held(ports: range) -> Iterator[None]:
     finally:
         for one in held:
             one.close()
+
+
+def administer(api: httpx.Client, *, queued: str, over: str) -> None:
+    """Do what people do beside running tasks: it is all said."""
+    api.patch(f"/tasks/{queued}", json={"priority": 7}).raise_for_status()
+    api.post(f"/tasks/{over}/archive").raise_for_status()
+    document = {"recipe": "script", "parameters": {"path": "x.py"}}
+    made = api.post("/configs", json={"name": "kept", "config": document}).raise_for_status().json()
+    where = f"/configs/{made['config_id']}"
+    api.patch(where, json={"changes": {"priority": 1}}).raise_for_status()
+    api.delete(where).raise_for_status()
+    api.put("/resources/quotas/vision", json={"cpu_percent": 90}).raise_for_status()
+    api.post("/resources/reservations", json={"cpu": 0.5, "duration": 60, "strategy": "vision"}).raise_for_status()

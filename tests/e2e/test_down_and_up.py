@@ -13,7 +13,7 @@ import trainwright
 run = trainwright.init()
 for step in range(60):
     run.log(step, {"value": step}, total_steps=60)
-    time.sleep(0.1)
+    time.sleep(0.2)
 """
 
 

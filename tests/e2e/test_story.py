@@ -185,7 +185,7 @@ def test_workers_are_listed(api: httpx.Client) -> None:
 
 
 BAD_REQUESTS: list[tuple[str, str, dict[str, Any], int, str]] = [
-    ("POST", "/tasks", {"json": {}}, 422, "config"),
+    ("POST", "/tasks", {"json": {}}, 422, "body"),
     ("POST", "/tasks", {"json": {"config": {"recipe": "forcast"}}}, 422, "config.recipe"),
     ("POST", "/tasks", {"json": {"config": {"recipe": "script"}}}, 422, "config.parameters.path"),
     ("POST", "/tasks", {"json": {"config": {"recipe": "script", "priorty": 1}}}, 422, "config.priorty"),

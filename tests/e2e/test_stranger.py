@@ -11,15 +11,18 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import httpx
 import pytest
 from aiokafka import AIOKafkaProducer
 
+from examples import rebuild
+from examples.rebuild import Message, State
 from tests.e2e import stranger
-from tests.e2e.platform_up import FINAL, Platform, platform, script, submit
-from tests.e2e.stranger import Message, State, Strange, Stranger
+from tests.e2e.platform_up import FINAL, Platform, administer, platform, script, submit
+from tests.e2e.stranger import Strange, Stranger
 
 TASK, QUEUE, ATTEMPT, WORKER = (f"trainwright.{noun}.v1" for noun in ("task", "queue", "attempt", "worker"))
 METRIC, LOG, RESULT, DEAD = (f"trainwright.{noun}.v1" for noun in ("metric", "log", "result", "dead"))
@@ -33,10 +36,27 @@ for step in range(int(sys.argv[1])):
     if run.should_stop():
         break
     run.log(step, {"loss": 1 / (step + 1), "odd": float("nan")}, total_steps=int(sys.argv[1]))
+    if step == 3:
+        run.checkpoint(step, steps=[step])
     print("step", step)
     time.sleep(0.05)
 (run.output / "answer.txt").write_text("42")
 """
+STEPS = """
+import os, signal, sys, time
+import trainwright
+
+run = trainwright.init()
+first = os.environ["TRAINWRIGHT_RUN_ID"].endswith("/1")
+state = {"total": 0}
+for step in run.steps(60, checkpoint_every=5, state=state):
+    run.log(step, {"loss": 1 / (step + 1)})
+    print("step", step)
+    time.sleep(0.05)
+    if first and sys.argv[1:] == ["dies"] and step == 18:
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+COMPLETED = ("completed", "again", "interrupted", "paused", "killed")
 BROKEN = "x = 1\ny = x / 0\n"
 DIES_ONCE = """
 import os, signal
@@ -68,22 +88,35 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
                 "failed": submit(api, script(folder / "broken.py", BROKEN)),
                 "again": submit(api, {**script(folder / "dies.py", DIES_ONCE), "max_retries": 1}),
                 "cancelled": submit(api, script(folder / "long.py", COUNT, "100000")),
-                "interrupted": submit(api, script(folder / "slow.py", COUNT, "120")),
+                "paused": submit(api, script(folder / "steps.py", STEPS)),
+                "killed": submit(api, {**script(folder / "killed.py", STEPS, "dies"), "max_retries": 1}),
             }
             tasks["unstarted"] = api.post("/tasks", json={"config": script(folder / "no.py", "")}).json()[
                 "task_id"
             ]
             wait(api, tasks["cancelled"], lambda task: task["progress"]["current_step"] > 3)
             api.post(f"/tasks/{tasks['cancelled']}/cancel").raise_for_status()
-            for name in ("completed", "failed", "cancelled"):
+            wait(api, tasks["paused"], lambda task: task["progress"]["current_step"] > 7)
+            assert api.post(f"/tasks/{tasks['paused']}/pause", params={"wait": 30}).json()["status"] == "paused"
+            api.post(f"/tasks/{tasks['paused']}/resume").raise_for_status()
+            for name in ("completed", "failed", "cancelled", "paused", "killed"):
                 wait(api, tasks[name], is_final)
+            tasks["interrupted"] = submit(api, script(folder / "slow.py", COUNT, "120"))
             wait(api, tasks["interrupted"], lambda task: task["progress"]["current_step"] > 3)
         up.down()
         up.up()
         with up.client() as api:
             for name in ("interrupted", "again"):
                 wait(api, tasks[name], is_final)
+            report(api, tasks["completed"])
+            administer(api, queued=tasks["unstarted"], over=tasks["failed"])
         yield Story(up, tasks)
+
+
+TOLD_ELSEWHERE = {"WorkerLost", "DeadLettered", "WorkerCordoned", "TaskParametersChanged", "UpdateParameters"} | {
+    *("ParametersApplied", "ParametersRejected", "TaskResourcesChanged", "MemberEnded", "ConcludeAttempt"),
+}
+"""What needs a broken machine, a run that takes its parameters over, several workers: their own tests tell it."""
 
 
 def wait(api: httpx.Client, task_id: str, reached: Callable[[dict[str, Any]], bool]) -> None:
@@ -91,6 +124,12 @@ def wait(api: httpx.Client, task_id: str, reached: Callable[[dict[str, Any]], bo
     while not reached(task := api.get(f"/tasks/{task_id}").json()):
         assert time.monotonic() < deadline, task
         time.sleep(0.1)
+
+
+def report(api: httpx.Client, task_id: str) -> None:
+    deadline = time.monotonic() + 90
+    while (answer := api.get(f"/tasks/{task_id}/report")).status_code != 200:
+        assert time.monotonic() < deadline, answer.text
 
 
 def is_final(task: dict[str, Any]) -> bool:
@@ -113,19 +152,21 @@ def agree(story: Story, differences: Callable[[State, httpx.Client], list[Any]])
     return state
 
 
-def test_the_stranger_knows_nothing_of_ours() -> None:
-    tree = ast.parse(Path(stranger.__file__).read_text())
+@pytest.mark.parametrize("module", [rebuild, stranger], ids=["the example", "the strict one"])
+def test_the_stranger_knows_nothing_of_ours(module: ModuleType) -> None:
+    assert module.__file__ is not None
+    tree = ast.parse(Path(module.__file__).read_text())
     names = [name.name for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names]
     names += [node.module or "." for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
     outside = {name.partition(".")[0] for name in names} - sys.stdlib_module_names
-    assert outside == {"aiokafka", "jsonschema"}
+    assert outside == ({"aiokafka"} if module is rebuild else {"aiokafka", "jsonschema", "examples"})
 
 
 def test_every_record_is_known_and_valid(story: Story) -> None:
     messages = read(story)
     seen = {message.title for message in messages}
     told = {kind["title"] for kinds in Stranger().kinds.values() for kind in kinds.values()}
-    assert told - seen <= {"WorkerLost", "DeadLettered"}, "a story that tells of nearly everything"
+    assert told - seen <= TOLD_ELSEWHERE, "a story that tells of nearly everything"
     said: dict[tuple[str, str], Message] = {}
     for message in messages:
         first = said.setdefault((message.headers["ce_source"], message.headers["ce_id"]), message)
@@ -154,29 +195,25 @@ def test_tasks_are_what_the_log_says(story: Story) -> None:
         "again": "completed",
         "cancelled": "cancelled",
         "interrupted": "completed",
+        "paused": "completed",
+        "killed": "completed",
         "unstarted": "pending",
     }
     assert by_name["failed"]["failure"]["failure_class"] == "user_error"
     assert by_name["again"]["retries_used"] == 1
     assert (by_name["interrupted"]["attempt"], by_name["interrupted"]["losses"]) == (2, 1)
+    assert [by_name[name]["attempt"] for name in ("paused", "killed")] == [2, 2]
 
 
 def test_every_attempt_is_on_the_log(story: Story) -> None:
     """Who wants all attempts, not the newest, takes task and attempt as identity."""
 
     def differences(state: State, api: httpx.Client) -> list[Any]:
-        attempts: dict[tuple[str, int], dict[str, Any]] = {}
-        for message in read(story):
-            if message.topic == ATTEMPT:
-                document = message.payload["attempt"]
-                last = attempts.setdefault((document["task_id"], document["attempt"]), document)
-                if document["version"] > last["version"]:
-                    attempts[document["task_id"], document["attempt"]] = document
         shown = {}
         for task_id in story.tasks.values():
             for row in api.get(f"/tasks/{task_id}").json()["attempts"]:
                 shown[task_id, row.pop("attempt")] = row
-        told = {key: in_short(document) for key, document in attempts.items()}
+        told = {key: in_short(document) for key, document in state.attempts.items()}
         return [] if told == shown else [told, shown]
 
     agree(story, differences)
@@ -184,8 +221,9 @@ def test_every_attempt_is_on_the_log(story: Story) -> None:
 
 def in_short(attempt: dict[str, Any]) -> dict[str, Any]:
     failure = attempt["failure"] or {}
-    names = ("worker_id", "started_at", "ended_at", "outcome")
-    return {name: attempt[name] for name in names} | {"failure_class": failure.get("failure_class")}
+    names = ("worker_id", "started_at", "ended_at", "outcome", "resume_step", "final_step")
+    why = {"failure_class": failure.get("failure_class"), "message": failure.get("message")}
+    return {name: attempt[name] for name in names} | why
 
 
 def test_models_are_what_the_log_says(story: Story) -> None:
@@ -196,7 +234,7 @@ def test_models_are_what_the_log_says(story: Story) -> None:
         return waits or ([] if shown == told else [shown, told])
 
     models = agree(story, differences).of(RESULT).values()
-    completed = {story.tasks[name] for name in ("completed", "again", "interrupted")}
+    completed = {story.tasks[name] for name in COMPLETED}
     assert {model["task_id"] for model in models} == completed
 
 
@@ -222,14 +260,13 @@ def test_workers_and_what_is_free_are_what_the_log_says(story: Story) -> None:
     assert len(agree(story, differences).of(WORKER)) == 1, "one worker, in two incarnations"
 
 
-@pytest.mark.parametrize("name", ["completed", "cancelled", "interrupted"])
+@pytest.mark.parametrize("name", ["completed", "cancelled", "interrupted", "paused", "killed"])
 def test_metrics_and_logs_are_what_the_log_says(story: Story, name: str) -> None:
     task_id = story.tasks[name]
 
     def differences(state: State, api: httpx.Client) -> list[Any]:
         newest = state.of(TASK)[(task_id,)]["attempt"]
-        points = state.items[METRIC, (task_id, newest)]
-        loss = [[step, values["loss"]] for _, (_, _, step, values) in sorted(points.items())]
+        loss = [list(point) for point in state.curve(task_id, "loss")]
         shown = api.get(f"/tasks/{task_id}/metrics", params={"name": "loss", "max_points": 5000}).json()["points"]
         found: list[Any] = [] if loss == shown else [loss, shown]
         lines = [
@@ -274,7 +311,7 @@ def test_the_example_subscriber_tells_the_news_once_and_ends_quietly(story: Stor
         lines = [process.stdout.readline().split(maxsplit=3) for _ in news]
         assert sorted((name, subject) for _, name, subject, _ in lines) == sorted(news)
         completed = [line for line in lines if line[3].strip() == "completed"]
-        assert {line[2] for line in completed} == {story.tasks[n] for n in ("completed", "again", "interrupted")}
+        assert {line[2] for line in completed} == {story.tasks[n] for n in COMPLETED}
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=20)
         assert (process.returncode, errors) == (0, "")
@@ -283,8 +320,24 @@ def test_the_example_subscriber_tells_the_news_once_and_ends_quietly(story: Stor
         process.wait()
 
 
+def test_the_example_prints_what_the_api_knows(story: Story) -> None:
+    done = subprocess.run(
+        [sys.executable, rebuild.__file__, story.kafka], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    state = State().fold(read(story))
+    assert told["tasks"].keys() == set(story.tasks.values())
+    assert told["models"].keys() == {model_id for (model_id,) in state.of(RESULT)}
+    for name in ("paused", "killed"):
+        steps = [step for step, _ in told["curves"][story.tasks[name]]["loss"]]
+        assert steps == list(range(1, 61)), "one curve over the attempts, every step once"
+        assert told["placements"][story.tasks[name]]["attempt"] == 2
+        assert f"{story.tasks[name]}/1" in told["attempts"]
+
+
 def test_openapi_is_served_as_it_is_committed(story: Story) -> None:
-    committed = json.loads((stranger.DOCUMENT.parent / "openapi.json").read_text())
+    committed = json.loads((rebuild.DOCUMENT.parent / "openapi.json").read_text())
     with story.up.client() as api:
         served = api.get(str(api.base_url).split("/api/")[0] + "/openapi.json").json()
     assert served == committed

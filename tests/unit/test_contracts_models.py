@@ -16,7 +16,8 @@ from trainwright.contracts.base import iso, nearest
 from trainwright.contracts.errors import Damaged, InvalidInput, TrainwrightError
 from trainwright.contracts.metric import MetricBatch, MetricPoint
 from trainwright.contracts.resource import ResourceRequirements, parse_bytes
-from trainwright.contracts.task import CreateTask, FileRef, TaskConfig, TaskCreatedAnswer
+from trainwright.contracts.task import TaskCreatedAnswer
+from trainwright.contracts.task_config import CreateTask, FileRef, TaskConfig
 
 
 def wrong(model: Any, data: Any) -> dict[str, str]:

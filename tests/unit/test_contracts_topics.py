@@ -4,11 +4,11 @@ import re
 
 import pytest
 
-from trainwright.contracts import attempt, command, dead, log, metric, pulse, queue, result, task, worker
+from trainwright.contracts import attempt, command, dead, log, metric, pulse, queue, quota, result, task, worker
 from trainwright.contracts.base import Event, Newer, Once
 from trainwright.contracts.topics import EVENT_TYPES, HOUR_MS, TOPIC_OF, TOPICS, Topic
 
-MODULES = (attempt, command, dead, log, metric, pulse, queue, result, task, worker)
+MODULES = (attempt, command, dead, log, metric, pulse, queue, quota, result, task, worker)
 every_topic = pytest.mark.parametrize("topic", TOPICS, ids=lambda topic: topic.name)
 
 
@@ -49,6 +49,7 @@ def test_a_topic_is_named_after_its_noun_and_major_version(topic: Topic) -> None
         ("metric", "task_id", ("trainer_worker",), 6, 48),
         ("log", "task_id", ("trainer_worker",), 6, 48),
         ("result", "task_id", ("result",), 6, None),
+        ("resource", "strategy", ("scheduler",), 3, None),
         ("dead", "consumer", None, 1, 30 * 24),
     ],
 )

@@ -72,6 +72,10 @@ secrets: ## Make the secrets of docker-compose.yml in deploy/secrets; those that
 test: .venv/.dev ## Run all tests, with a real Kafka started by the fixtures
 	@$(python) -m pytest -n 3 --dist loadfile
 
+.PHONY: again
+again: .venv/.dev ## Run the tests that failed once more, one after the other: a fault fails again
+	@$(python) -m pytest --last-failed --last-failed-no-failures none
+
 .PHONY: check
 check: .venv/.dev ## Format, lint, types, import rules, house rules
 	@$(python) -m ruff format --check $(code)

@@ -8,8 +8,10 @@ from tests.contract.released import newest_tag
 
 pytest_plugins = ["tests.kafka_fixture", "tests.mongo_server", "tests.minio_server", "tests.kubernetes_server"]
 
-# Shells start background jobs with SIGINT ignored, and children inherit it: a test that presses Ctrl-C would wait.
+# Shells start background jobs with SIGINT ignored, `nohup` does so with SIGHUP, and children inherit it: a test
+# that presses Ctrl-C or hangs up would wait.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_report_header(config: pytest.Config) -> str:

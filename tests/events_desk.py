@@ -51,7 +51,7 @@ class Desk:
     ) -> list[Heard]:
         """Return what a stream says up to what is wanted; mere positions are left out."""
         found: list[Heard] = []
-        async with asyncio.timeout(60), self.stream(last, **query) as events:
+        async with asyncio.timeout(120), self.stream(last, **query) as events:
             async for event in events:
                 if event.name:
                     found.append(event)

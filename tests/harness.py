@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import httpx
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
+from tests.patience import patient
 from trainwright.contracts.base import Event
 from trainwright.contracts.topics import TOPIC_OF, TOPICS
 from trainwright.embedded.archive import free_ports
@@ -147,7 +148,7 @@ class ServiceProcess:
         """End it, gently or with SIGKILL; return its exit code."""
         assert self._process is not None
         (self._process.kill if kill else self._process.terminate)()
-        return self._process.wait(timeout=20)
+        return self._process.wait(timeout=60)
 
     @property
     def pid(self) -> int:
@@ -168,7 +169,7 @@ class ServiceProcess:
     def client(self) -> httpx.AsyncClient:
         """Return a client that carries the internal token."""
         headers = {"x-trainwright-internal": TOKEN, "x-trainwright-actor": "tests"}
-        return httpx.AsyncClient(base_url=self.url + API, headers=headers, timeout=20)
+        return httpx.AsyncClient(base_url=self.url + API, headers=headers, timeout=90)
 
     async def ready(self, status: str = "ok") -> None:
         """Wait until it says that it is ready."""
@@ -213,7 +214,7 @@ async def eventually(check: Callable[[], Any], *, within: float, what: str, ever
     Raises:
         AssertionError: It did not in time.
     """
-    deadline = time.monotonic() + within
+    deadline = patient(within)
     while True:
         found = check()
         if asyncio.iscoroutine(found):
@@ -227,7 +228,7 @@ async def eventually(check: Callable[[], Any], *, within: float, what: str, ever
 
 def reachable(host: str, port: int, within: float) -> None:
     """Wait until somebody listens."""
-    deadline = time.monotonic() + within
+    deadline = patient(within)
     while True:
         try:
             socket.create_connection((host, port), timeout=1).close()

@@ -16,6 +16,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.patience import patient
 from trainwright.embedded.archive import free_ports
 
 BIN = Path(__file__).parents[1] / ".trainwright" / "bin"
@@ -104,7 +105,7 @@ def _run(stack: ExitStack, log: Path, *command: str | Path) -> subprocess.Popen[
 
 
 def _ready(url: str, certificate: Path, process: subprocess.Popen[bytes], log: Path) -> httpx.Client:
-    deadline = time.monotonic() + READY_WITHIN
+    deadline = patient(READY_WITHIN)
     headers = {"Authorization": f"Bearer {ADMIN}"}
     while True:
         said = ""

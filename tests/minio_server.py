@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 from tests.containers import has_docker, minio_container
+from tests.patience import patient
 from trainwright.embedded.archive import free_ports
 
 VARIABLE = "TRAINWRIGHT_TEST_S3_URL"
@@ -88,7 +89,7 @@ def started(
 
 def _ready(url: str, within: float) -> None:
     """Wait until it says so: it listens before it answers."""
-    deadline = time.monotonic() + within
+    deadline = patient(within)
     while True:
         try:
             if httpx.get(url, timeout=2).status_code == 200:

@@ -27,7 +27,7 @@ def start(script: str, folder: Path, *, worker: bool = True) -> "subprocess.Pope
 
 def run(script: str, folder: Path, *, worker: bool = True) -> "subprocess.CompletedProcess[str]":
     with start(script, folder, worker=worker) as process:
-        out, error = process.communicate(timeout=60)
+        out, error = process.communicate(timeout=120)
     return subprocess.CompletedProcess(process.args, process.returncode, out, error)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Status
 
+from tests.patience import patient
 from trainwright.runtime.telemetry.names import Step
 
 
@@ -86,7 +87,7 @@ def _span(service: str, span: Any) -> Span:
 
 def until(done: Any, within: float, every: float = 0.1) -> bool:
     """Wait for something to be true; return whether it came to that."""
-    deadline = time.monotonic() + within
+    deadline = patient(within)
     while not (found := done()) and time.monotonic() < deadline:
         time.sleep(every)
     return bool(found)

@@ -304,7 +304,7 @@ class Transactions:
     async def test_every_commit_ends_what_was_taken_before_it(self, store: DocumentStore) -> None:
         before = store.next_commit()
         await put(store, "a", {})
-        await asyncio.wait_for(before, 1)
+        await asyncio.wait_for(before, 20)
         after = store.next_commit()
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(after, 0.05)

@@ -76,7 +76,7 @@ class Leases:
             with pytest.raises(LeaseLost):
                 async with store.transaction() as tx:
                     await tx.mark_sent([sent.seq], NOW)
-            await asyncio.wait_for(fence.wait(), 1)
+            await asyncio.wait_for(fence.wait(), 20)
         assert await other.get("plain", "x") == {"by": "a"}
         assert len(await other.outbox_pending("event", 10)) == 1
         async with store.transaction() as tx:  # a request over HTTP is none of the leader's work
@@ -105,5 +105,5 @@ class Leases:
         async with other.transaction() as tx:
             await tx.add_outbox([row("one")])
         await store.look_for_commits()
-        await asyncio.wait_for(committed, 5)
-        await asyncio.wait_for(store.outbox_added(), 5)
+        await asyncio.wait_for(committed, 20)
+        await asyncio.wait_for(store.outbox_added(), 20)

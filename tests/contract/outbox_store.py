@@ -78,10 +78,10 @@ class Outbox:
         assert not waiting.done(), "a commit without rows wakes nobody"
         async with store.transaction() as tx:
             await tx.add_outbox([row("1")])
-        await asyncio.wait_for(waiting, 1)
+        await asyncio.wait_for(waiting, 20)
         async with store.transaction() as tx:
             await tx.add_outbox([row("2")])
-        await asyncio.wait_for(store.outbox_added(), 1)
+        await asyncio.wait_for(store.outbox_added(), 20)
 
 
 class Repeats:

@@ -45,7 +45,7 @@ def newest_tag(root: Path) -> str | None:
 
 def _git(root: Path, *words: str) -> str | None:
     try:
-        done = subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, timeout=30, check=False)
+        done = subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, timeout=300, check=False)
     except OSError:
         return None
     return done.stdout if done.returncode == 0 else None

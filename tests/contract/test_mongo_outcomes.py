@@ -55,7 +55,7 @@ async def test_a_commit_that_was_applied_while_its_answer_was_lost_is_done_once(
     proxy.heal()
     assert proxy.commits - before >= min(cuts, 2), "the proxy did cut"
     assert await counted(store) == (1, 1)
-    await asyncio.wait_for(committed, 1)
+    await asyncio.wait_for(committed, 20)
     await add_one(store)
     assert await counted(store) == (2, 2)
 

@@ -43,7 +43,7 @@ def run(code: str, *args: object) -> subprocess.CompletedProcess[str]:
     """Run code as a process of its own."""
     source = textwrap.dedent(code)
     return subprocess.run(
-        [sys.executable, "-c", source, *map(str, args)], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", source, *map(str, args)], capture_output=True, text=True, timeout=120, check=False
     )
 
 

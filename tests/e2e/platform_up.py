@@ -53,7 +53,7 @@ class Platform:
         url = json.loads((self.home / "state.json").read_text())["url"]
         key = (self.home / "api-key").read_text().strip() if key is None else key
         headers = {"Authorization": f"Bearer {key}"}
-        return httpx.Client(base_url=f"{url}/api/v1/training", headers=headers, timeout=30)
+        return httpx.Client(base_url=f"{url}/api/v1/training", headers=headers, timeout=90)
 
 
 @contextmanager

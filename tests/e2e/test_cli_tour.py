@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.platform_up import platform
+from tests.patience import patient
 from trainwright.client import Client, IllegalTransition
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -119,7 +120,7 @@ def test_ctrl_c_while_watching_leaves_the_task_running_and_says_how_to_cancel(sh
     task_id = watching.stdout.readline().split()[0]
     wait_for(shell, task_id, "running")
     watching.send_signal(signal.SIGINT)
-    _, err = watching.communicate(timeout=20)
+    _, err = watching.communicate(timeout=90)
     assert watching.returncode == 130
     assert f"trainwright task cancel {task_id}" in err
     assert shell.lines("task", "show", task_id, "--json")[0]["status"] == "running"
@@ -135,7 +136,7 @@ def test_a_run_is_paused_looked_at_and_resumed_and_ends_as_if_nothing_had_been(s
     wait_for_checkpoint(shell, task_id)
     paused = shell("task", "pause", task_id, "--wait")
     assert f"{task_id} paused: resume goes on from step" in paused
-    _, err = watching.communicate(timeout=20)
+    _, err = watching.communicate(timeout=90)
     assert watching.returncode == 130, "paused is not completed: what would follow in a script must not"
     assert f"trainwright task resume {task_id}" in err
     kept = shell.lines("task", "checkpoints", task_id, "--json")
@@ -217,14 +218,14 @@ def test_what_is_wrong_is_said_in_one_sentence(shell: Shell) -> None:
 
 
 def wait_for_checkpoint(shell: Shell, task_id: str, seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
+    deadline = patient(seconds)
     while not shell.lines("task", "checkpoints", task_id, "--json"):
         assert time.monotonic() < deadline, f"{task_id} saved no checkpoint"
         time.sleep(0.2)
 
 
 def wait_for(shell: Shell, task_id: str, status: str, seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
+    deadline = patient(seconds)
     while (found := shell.lines("task", "show", task_id, "--json")[0]["status"]) != status:
         assert time.monotonic() < deadline, f"{task_id} is {found}, not {status}"
         time.sleep(0.2)

@@ -5,24 +5,26 @@ from pathlib import Path
 
 from tests.e2e.platform_up import FINAL, platform, script, submit
 from tests.faults.processes import processes_of
+from tests.patience import patient
 
-SLOW = """
-import time
+HELD = """
+import os, sys, time
 import trainwright
 
 run = trainwright.init()
 for step in range(60):
     run.log(step, {"value": step}, total_steps=60)
-    time.sleep(0.2)
+    while step == 10 and not os.path.exists(sys.argv[1]):
+        time.sleep(0.05)
 """
 
 
 def test_what_ran_runs_again_and_what_was_kept_is_there(tmp_path: Path) -> None:
-    home = tmp_path / "home"
+    home, go = tmp_path / "home", tmp_path / "go"
     with platform(home) as up:
         with up.client() as api:
             done = submit(api, script(tmp_path / "done.py", "print('done')"))
-            running = submit(api, script(tmp_path / "slow.py", SLOW))
+            running = submit(api, script(tmp_path / "held.py", HELD, str(go)))
             while api.get(f"/tasks/{done}").json()["status"] not in FINAL:
                 time.sleep(0.1)
             while api.get(f"/tasks/{running}").json()["progress"]["current_step"] < 5:
@@ -30,13 +32,14 @@ def test_what_ran_runs_again_and_what_was_kept_is_there(tmp_path: Path) -> None:
         up.down()
         assert processes_of(home) == [], "nothing lives on"
         up.up()
+        go.touch()
         with up.client() as api:
             assert api.get(f"/tasks/{done}").json()["status"] == "completed"
             assert api.get(f"/tasks/{done}/logs").json()["entries"][0]["message"] == "done"
             while (task := api.get(f"/tasks/{running}").json())["status"] not in FINAL:
                 time.sleep(0.1)
             assert (task["status"], task["attempt"], task["losses"]) == ("completed", 2, 1)
-            deadline = time.monotonic() + 10
+            deadline = patient(10)
             points: list[list[float]] = []
             while len(points) != 60 and time.monotonic() < deadline:
                 answer = api.get(f"/tasks/{running}/metrics", params={"name": "value"})

@@ -11,6 +11,7 @@ import pytest
 import websockets.sync.client
 
 from tests.e2e.platform_up import FINAL, Platform, platform, script, submit
+from tests.patience import patient
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -57,7 +58,7 @@ def wait(
 
 
 def poll(check: Callable[[], Any], within: float, what: str) -> Any:
-    deadline = time.monotonic() + within
+    deadline = patient(within)
     while not (found := check()):
         assert time.monotonic() < deadline, f"waited {within} s for {what}"
         time.sleep(0.05)
@@ -148,7 +149,7 @@ def test_a_running_task_is_watched_live_and_cancelled(up: Platform, api: httpx.C
         socket.send(json.dumps({"action": "subscribe", "metrics": ["loss"]}))
         steps: list[int] = []
         while len(steps) < 50:
-            message = json.loads(socket.recv(timeout=20))
+            message = json.loads(socket.recv(timeout=90))
             if "metrics" in message:
                 assert list(message["metrics"]) == ["loss"]
                 steps.append(message["step"])

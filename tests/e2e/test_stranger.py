@@ -23,6 +23,7 @@ from examples.rebuild import Message, State
 from tests.e2e import stranger
 from tests.e2e.platform_up import FINAL, Platform, administer, platform, script, submit
 from tests.e2e.stranger import Strange, Stranger
+from tests.patience import patient
 
 TASK, QUEUE, ATTEMPT, WORKER = (f"trainwright.{noun}.v1" for noun in ("task", "queue", "attempt", "worker"))
 METRIC, LOG, RESULT, DEAD = (f"trainwright.{noun}.v1" for noun in ("metric", "log", "result", "dead"))
@@ -120,14 +121,14 @@ TOLD_ELSEWHERE = {"WorkerLost", "DeadLettered", "WorkerCordoned", "TaskParameter
 
 
 def wait(api: httpx.Client, task_id: str, reached: Callable[[dict[str, Any]], bool]) -> None:
-    deadline = time.monotonic() + 90
+    deadline = patient(90)
     while not reached(task := api.get(f"/tasks/{task_id}").json()):
         assert time.monotonic() < deadline, task
         time.sleep(0.1)
 
 
 def report(api: httpx.Client, task_id: str) -> None:
-    deadline = time.monotonic() + 90
+    deadline = patient(90)
     while (answer := api.get(f"/tasks/{task_id}/report")).status_code != 200:
         assert time.monotonic() < deadline, answer.text
 
@@ -144,7 +145,7 @@ def read(story: Story) -> list[Message]:
 
 def agree(story: Story, differences: Callable[[State, httpx.Client], list[Any]]) -> State:
     """Wait until a stranger's state and the API's do not differ: events follow the answers by milliseconds."""
-    deadline = time.monotonic() + 20
+    deadline = patient(20)
     with story.up.client() as api:
         while found := differences(state := State().fold(read(story)), api):
             assert time.monotonic() < deadline, found
@@ -313,7 +314,7 @@ def test_the_example_subscriber_tells_the_news_once_and_ends_quietly(story: Stor
         completed = [line for line in lines if line[3].strip() == "completed"]
         assert {line[2] for line in completed} == {story.tasks[n] for n in COMPLETED}
         process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=20)
+        _, errors = process.communicate(timeout=90)
         assert (process.returncode, errors) == (0, "")
     finally:
         process.kill()
@@ -322,7 +323,7 @@ def test_the_example_subscriber_tells_the_news_once_and_ends_quietly(story: Stor
 
 def test_the_example_prints_what_the_api_knows(story: Story) -> None:
     done = subprocess.run(
-        [sys.executable, rebuild.__file__, story.kafka], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, rebuild.__file__, story.kafka], capture_output=True, text=True, timeout=120, check=False
     )
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
@@ -346,7 +347,7 @@ def test_openapi_is_served_as_it_is_committed(story: Story) -> None:
 def test_z_a_record_that_the_document_does_not_have_is_noticed_and_its_dead_letter_is_known(story: Story) -> None:
     """The checks above can fail. Last, because it spoils the log."""
     sent = asyncio.run(say_nonsense(story.kafka))
-    deadline = time.monotonic() + 20
+    deadline = patient(20)
     letters: list[Message] = []
     while len(letters) < 1:
         assert time.monotonic() < deadline

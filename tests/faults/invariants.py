@@ -21,6 +21,7 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
+from tests.patience import patient
 from tests.simulation.checker import numbers_are_given_once, versions_are_one, workers_given
 from trainwright.contracts.base import Event
 from trainwright.contracts.queue import PlacementState
@@ -64,7 +65,7 @@ class Evidence:
 def broken(home: Path, accepted: Collection[str] = (), *, over: bool = False) -> list[str]:
     """Return the promises that do not hold in a home, in words; what is on its way gets time to arrive."""
     evidence = Evidence(home, accepted, over)
-    deadline = time.monotonic() + SETTLES_SECONDS
+    deadline = patient(SETTLES_SECONDS)
     while True:
         kafka = _kafka_of(home)
         evidence.said = _read_log(kafka) if kafka else []

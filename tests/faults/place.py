@@ -19,6 +19,7 @@ import httpx
 
 from tests.e2e.platform_up import FINAL, Platform, platform, script, submit
 from tests.faults.processes import Found, kill, processes_of
+from tests.patience import patient
 from trainwright.embedded.process import started
 
 STEPS = """
@@ -63,7 +64,7 @@ class Place:
 
     def get(self, path: str, **query: Any) -> dict[str, Any]:
         """Ask until there is an answer: parts of the platform may just be coming back."""
-        deadline = time.monotonic() + 60
+        deadline = patient(60)
         while True:
             try:
                 with self.api() as api:
@@ -241,7 +242,7 @@ def until(check: Callable[[], Any], within: float, what: str) -> Any:
     Raises:
         AssertionError: It did not in time.
     """
-    deadline = time.monotonic() + within
+    deadline = patient(within)
     while True:
         if found := check():
             return found

@@ -35,7 +35,7 @@ CONTROL_PLANE_HEAVY = {"torch", "pandas", "matplotlib"}
 
 def run(code: str) -> subprocess.CompletedProcess[str]:
     """Run code in an interpreter of its own."""
-    return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300)
 
 
 def loaded_by(module: str) -> set[str]:

@@ -45,7 +45,7 @@ class Runs:
             cwd=self._root,
             env={**environment, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])},
             check=True,
-            timeout=150,
+            timeout=300,
         )
 
     def folder(self, name: str) -> Path:

@@ -54,5 +54,5 @@ def one_process_each(
 async def person(plane: ServiceProcess) -> AsyncIterator[httpx.AsyncClient]:
     """Give a client with a key."""
     bearer = {"Authorization": f"Bearer {KEY}"}
-    async with httpx.AsyncClient(base_url=plane.url + API, headers=bearer, timeout=60) as api:
+    async with httpx.AsyncClient(base_url=plane.url + API, headers=bearer, timeout=90) as api:
         yield api

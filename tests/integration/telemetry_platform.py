@@ -44,7 +44,7 @@ class Watched:
     def api(self) -> httpx.Client:
         """Return a client of the public API."""
         headers = {"Authorization": f"Bearer {KEY}"}
-        return httpx.Client(base_url=f"{self.gateway.url}/api/v1/training", headers=headers, timeout=30)
+        return httpx.Client(base_url=f"{self.gateway.url}/api/v1/training", headers=headers, timeout=90)
 
     def train(self, script: str = SCRIPT) -> str:
         """Create a task with a start; return it once it is completed."""
@@ -89,7 +89,7 @@ def watched(bootstrap: str, folder: Path, **env: str) -> Iterator[Watched]:
 def answers(url: str, path: str) -> httpx.Response | None:
     """Return what a process says, or None while it does not listen."""
     try:
-        return httpx.get(f"{url}{path}", timeout=20)
+        return httpx.get(f"{url}{path}", timeout=90)
     except httpx.TransportError:
         return None
 

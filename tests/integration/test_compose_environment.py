@@ -26,6 +26,7 @@ from tests.house.dockerfile import instructions
 from tests.house.house import ROOT
 from tests.minio_server import MinioServer
 from tests.mongo_server import MongoServer
+from tests.patience import patient
 from trainwright.embedded import process
 from trainwright.embedded.archive import free_ports
 from trainwright.embedded.distribution import ensure
@@ -172,7 +173,7 @@ def the_minio(request: pytest.FixtureRequest) -> MinioServer | None:
 
 def until(check: Callable[[], T], what: str, *, within: float = 90) -> T:
     """Wait until a check gives something true, and return that."""
-    deadline = time.monotonic() + within
+    deadline = patient(within)
     while not (found := check()):
         assert time.monotonic() < deadline, f"waited {within} s for {what}"
         time.sleep(0.3)
@@ -214,7 +215,7 @@ def test_a_task_runs_with_what_the_compose_file_gives(
         url, key = f"http://127.0.0.1:{stack.ports['gateway']}", stack.secret("api_key")
         run_script(url, key, tmp_path)
         bearer = {"Authorization": f"Bearer {key}"}
-        with httpx.Client(base_url=f"{url}/api/v1/training", headers=bearer, timeout=30) as api:
+        with httpx.Client(base_url=f"{url}/api/v1/training", headers=bearer, timeout=90) as api:
             (model,) = until(lambda: api.get("/models").json()["models"], "a model version")
             assert api.get(f"/models/{model['model_id']}/files/answer.txt").text == "42"
             assert api.get("/dead").json()["dead_letters"] == []

@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from tests.patience import patient
 from trainwright.embedded import process
 from trainwright.embedded.archive import free_ports
 
@@ -118,7 +119,7 @@ def machine(tmp_path: Path) -> Iterator[Callable[[str], Machine]]:
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
+    deadline = patient(seconds)
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"
         time.sleep(0.05)
@@ -271,7 +272,7 @@ def test_a_signal_at_any_moment_leaves_nothing(
     with one.foreground() as started:
         time.sleep(after)
         started.send_signal(number)
-        started.communicate(timeout=30)
+        started.communicate(timeout=90)
     assert in_home(one.home) == []
 
 
@@ -292,7 +293,7 @@ def test_the_foreground_says_where_it_is_and_how_to_stop(machine: Callable[..., 
     with one.foreground() as started:
         wait_for(lambda: one.home.exists() and one.status()["ready"])
         started.send_signal(signal.SIGINT)
-        said, _ = started.communicate(timeout=30)
+        said, _ = started.communicate(timeout=90)
     assert started.returncode == 0
     for part in (f"http://127.0.0.1:{one.port}", str(one.home / "api-key"), "Ctrl-C", "Stopped"):
         assert part in said.replace("\n", "")

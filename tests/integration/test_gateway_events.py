@@ -113,7 +113,7 @@ async def test_who_comes_back_misses_nothing_and_hears_nothing_twice_over_kills_
             killed = False
             await door.process.ready("down")
             try:
-                async with asyncio.timeout(60), door.stream(position, topics="task") as events:
+                async with asyncio.timeout(120), door.stream(position, topics="task") as events:
                     async for event in events:
                         if not event.name:
                             continue
@@ -218,7 +218,7 @@ async def test_a_client_comes_back_where_it_was(gateway: Desk, bus: Bus) -> None
     found: list[tuple[str, int]] = []
     with Client(gateway.process.url, gateway.key) as client:
         events = client.events(topics=["task"], start="beginning")
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(120):
             while len(found) < 6:
                 event = await asyncio.to_thread(next, events)
                 if event.is_event and event.data["version"] >= 8000:

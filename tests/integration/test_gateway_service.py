@@ -38,7 +38,7 @@ class Door:
     def client(self, key: str | None = "", **headers: str) -> httpx.AsyncClient:
         if key is not None:
             headers["Authorization"] = f"Bearer {key or self.key}"
-        return httpx.AsyncClient(base_url=self.url, headers=headers, timeout=20)
+        return httpx.AsyncClient(base_url=self.url, headers=headers, timeout=90)
 
     def stream(self, task_id: str, **options: Any) -> connect:
         url = f"{self.url.replace('http', 'ws')}{API}/tasks/{task_id}/monitor"
@@ -187,7 +187,7 @@ async def test_files_stream_through_in_both_directions(client: httpx.AsyncClient
 
 
 async def lines(socket: ClientConnection, count: int) -> list[dict[str, Any]]:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(120):
         return [json.loads(await socket.recv()) for _ in range(count)]
 
 

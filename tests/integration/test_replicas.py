@@ -61,7 +61,7 @@ class Replicas:
     def api(self, number: int) -> httpx.AsyncClient:
         """Return a client of one of them."""
         bearer = {"Authorization": f"Bearer {KEY}"}
-        return httpx.AsyncClient(base_url=self.both[number].url + API, headers=bearer, timeout=30)
+        return httpx.AsyncClient(base_url=self.both[number].url + API, headers=bearer, timeout=90)
 
     async def submit(self, number: int, count: int) -> list[str]:
         """Start tasks by way of one replica."""

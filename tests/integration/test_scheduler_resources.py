@@ -59,14 +59,14 @@ async def bus(plane: ServiceProcess, plane_kafka: str) -> AsyncIterator[Bus]:
 @pytest.fixture
 async def api(plane: ServiceProcess) -> AsyncIterator[httpx.AsyncClient]:
     headers = {"Authorization": f"Bearer {KEY}"}
-    async with httpx.AsyncClient(base_url=plane.url + API, headers=headers, timeout=30) as client:
+    async with httpx.AsyncClient(base_url=plane.url + API, headers=headers, timeout=90) as client:
         yield client
 
 
 async def shell(plane: ServiceProcess, *arguments: str) -> str:
     """Run the command line and return what it says."""
     command = [sys.executable, "-m", "trainwright.cli.main", *arguments, "--url", plane.url, "--key", KEY]
-    done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=90)
+    done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -144,7 +144,7 @@ async def test_what_waits_is_told_by_its_size_and_may_ask_for_something_else(
     await eventually(changed, within=20, what="the other demand")
     command = [sys.executable, "-m", "trainwright.cli.main", "task", "resources", task_id, "--memory", "much"]
     refused = await asyncio.to_thread(
-        subprocess.run, [*command, "--url", plane.url, "--key", KEY], capture_output=True, text=True, timeout=90
+        subprocess.run, [*command, "--url", plane.url, "--key", KEY], capture_output=True, text=True, timeout=120
     )
     assert refused.returncode != 0
     assert "memory" in refused.stderr

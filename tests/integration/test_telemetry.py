@@ -89,7 +89,7 @@ def test_pulses_are_not_traced(story: Story) -> None:
 
 def figures(url: str) -> dict[str, dict[tuple[tuple[str, str], ...], float]]:
     """Return a process's samples: name, labels, value."""
-    answer = httpx.get(f"{url}/metrics", timeout=20).raise_for_status()
+    answer = httpx.get(f"{url}/metrics", timeout=90).raise_for_status()
     found: dict[str, dict[tuple[tuple[str, str], ...], float]] = {}
     for family in text_string_to_metric_families(answer.text):
         for sample in family.samples:
@@ -100,7 +100,7 @@ def figures(url: str) -> dict[str, dict[tuple[tuple[str, str], ...], float]]:
 def families(url: str) -> dict[str, tuple[str, set[tuple[str, ...]]]]:
     """Return a process's figures of ours: by name, their kind and the sets of labels that they have."""
     found = {}
-    for family in text_string_to_metric_families(httpx.get(f"{url}/metrics", timeout=20).text):
+    for family in text_string_to_metric_families(httpx.get(f"{url}/metrics", timeout=90).text):
         if family.name.startswith("trainwright_"):
             name = family.name + ("_total" if family.type == "counter" else "")
             labels = {tuple(sorted(set(sample.labels) - {"le"})) for sample in family.samples}
@@ -150,15 +150,15 @@ def test_figures_say_what_the_task_has_done(story: Story) -> None:
 
 
 def test_no_label_names_a_task_an_attempt_or_a_worker(story: Story) -> None:
-    text = "".join(httpx.get(f"{url}/metrics", timeout=20).text for url in story.platform.urls.values())
+    text = "".join(httpx.get(f"{url}/metrics", timeout=90).text for url in story.platform.urls.values())
     assert story.task_id not in text
     assert "worker-" not in text
 
 
 def test_a_worker_says_that_it_is_well(story: Story) -> None:
-    ready = httpx.get(f"{story.platform.worker_url}/health/ready", timeout=20)
+    ready = httpx.get(f"{story.platform.worker_url}/health/ready", timeout=90)
     assert (ready.status_code, ready.json()["status"]) == (200, "ok")
-    assert httpx.get(f"{story.platform.worker_url}/api/v1/training/tasks", timeout=20).status_code == 404
+    assert httpx.get(f"{story.platform.worker_url}/api/v1/training/tasks", timeout=90).status_code == 404
 
 
 def program(name: str) -> str:
@@ -173,7 +173,7 @@ def program(name: str) -> str:
 def test_prometheus_finds_nothing_to_say_about_names(story: Story) -> None:
     command = [program("promtool"), "check", "metrics"]
     for url in story.platform.urls.values():
-        text = httpx.get(f"{url}/metrics", timeout=20).text
+        text = httpx.get(f"{url}/metrics", timeout=90).text
         checked = subprocess.run(command, input=text, text=True, capture_output=True, check=False)
         ours = [line for line in checked.stderr.splitlines() if line.startswith("trainwright_")]
         assert ours == []

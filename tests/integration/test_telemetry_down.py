@@ -41,7 +41,7 @@ async def test_requests_events_and_the_end_do_not_wait_for_a_dead_collector(
                 answers = await asyncio.gather(*posts)
             assert {answer.status_code for answer in answers} == {201}
             await task.ready()
-            async with httpx.AsyncClient(base_url=task.url, timeout=20) as anybody:
+            async with httpx.AsyncClient(base_url=task.url, timeout=90) as anybody:
                 figures = (await anybody.get("/metrics")).text
             assert re.search(rf'_request_seconds_count{{.*"POST",route="{API}/tasks",.*}} {POSTS}.0\n', figures)
             assert 'trainwright_spans_total{outcome="exported"} 0.0' in figures

@@ -78,7 +78,9 @@ async def test_a_paused_run_goes_on_elsewhere_and_ends_as_if_it_had_never_stoppe
         assert moved.attempt.checkpoints[0].kind is CheckpointKind.FINAL
         assert await other.json_of(moved, "end.json") == await agent.json_of(whole, "end.json")
         assert other.lines(task, attempt=2) == ["begins after 33"]
-        assert not (other.directory(task, 2) / layout.RESUME).exists()
+        await eventually(
+            lambda: not (other.directory(task, 2) / layout.RESUME).exists(), within=5, what="a tidy folder"
+        )
 
 
 async def test_a_damaged_checkpoint_is_passed_over_and_none_at_all_is_said_loudly(agent: Agent) -> None:

@@ -18,7 +18,7 @@ def stderr_of(script: str, folder: Path) -> Ending:
     path = folder / "train.py"
     path.write_text(textwrap.dedent(script))
     command = [sys.executable, str(path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode != 0
     return Ending(exit_code=done.returncode, stderr=done.stderr)
 

@@ -177,7 +177,7 @@ def test_sigterm_ends_a_script_like_an_exit_with_everything_written(tmp_path: Pa
     with start(script, tmp_path) as process:
         wait_for(tmp_path / "ready")
         process.terminate()
-        assert process.wait(timeout=10) == 128 + signal.SIGTERM
+        assert process.wait(timeout=60) == 128 + signal.SIGTERM
     assert [record.step for record in records(tmp_path)] == [1, 2, 3, 4]
 
 
@@ -195,7 +195,7 @@ def test_a_request_to_stop_is_seen_within_moments_and_noted(tmp_path: Path) -> N
         wait_for(tmp_path / "ready")
         asked = time.time()
         layout.write_json(tmp_path / layout.CONTROL, {"revision": 1, "stop": {"kind": "cancel", "deadline": 5}})
-        out, error = process.communicate(timeout=20)
+        out, error = process.communicate(timeout=90)
     assert process.returncode == 0, error
     assert float(out) - asked < 0.5
     assert layout.read_json(tmp_path / layout.STOPPING) == {"seen": True}
@@ -326,7 +326,7 @@ def test_reporting_costs_microseconds(tmp_path: Path) -> None:
     bench = Path(__file__).parents[1] / "bench" / "bench_run_log.py"
     best = {"p50_us": float("inf"), "p99_us": float("inf")}
     for _ in range(3):
-        done = subprocess.run([sys.executable, str(bench), "20000"], capture_output=True, text=True, timeout=60)
+        done = subprocess.run([sys.executable, str(bench), "20000"], capture_output=True, text=True, timeout=300)
         figures = json.loads(done.stdout)
         best = {name: min(value, figures[name]) for name, value in best.items()}
         if best["p50_us"] <= 5 and best["p99_us"] <= 50:

@@ -99,7 +99,7 @@ def test_a_run_that_is_asked_to_stop_saves_and_leaves_the_loop(tmp_path: Path) -
         assert process.stdout.readline() == "training\n"
         wait_for(tmp_path / layout.HABITS)
         layout.write_json(tmp_path / layout.CONTROL, {"revision": 1, "stop": {"kind": "pause"}})
-        out, error = process.communicate("go\n", timeout=60)
+        out, error = process.communicate("go\n", timeout=120)
     assert (process.returncode, out, error) == (0, "True\nleft after 1\n", "")
     assert kinds(tmp_path) == [(1, "stop")]
     assert saved(tmp_path)[0]["state"] == {"step": 1}

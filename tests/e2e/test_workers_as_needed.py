@@ -9,14 +9,16 @@ from typing import Any
 from tests.e2e.platform_up import FINAL, Platform, platform, script, submit
 from tests.harness import eventually
 
-LONG = """
-import time
+HELD = """
+import os, sys, time
 import trainwright
 
-run = trainwright.init()
+run, again = trainwright.init(), os.path.exists(sys.argv[1])
+open(sys.argv[1], "w").close()
 for step in range(20):
     run.log(step, {"value": step}, total_steps=20)
-    time.sleep(0.2)
+    while step == 10 and not again:
+        time.sleep(0.05)
 """
 
 
@@ -42,13 +44,11 @@ async def test_from_none_to_as_many_as_wait_and_back_to_none(tmp_path: Path) -> 
         up.client() as api,
     ):
         assert workers(up) == {}
-        first = submit(api, script(tmp_path / "long.py", LONG))
+        first = submit(api, script(tmp_path / "held.py", HELD, str(tmp_path / "begun")))
         impossible = submit(
             api, {**script(tmp_path / "huge.py", "print()"), "resource_requirements": {"cpu": 4000}}
         )
-        await eventually(
-            lambda: api.get(f"/tasks/{first}").json()["status"] == "running", within=60, what="it runs"
-        )
+        await eventually((tmp_path / "begun").exists, within=60, what="it runs")
         (killed,) = workers(up).values()
         os.kill(killed, signal.SIGKILL)
         await eventually(lambda: api.get(f"/tasks/{first}").json()["status"] in FINAL, within=90, what="it ends")

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -49,14 +50,11 @@ def folder_of(base: Path, name: str, before: Path | None = None) -> Path:
     return folder
 
 
-def trained(*processes: "subprocess.Popen[str]") -> list[int]:
-    codes = []
-    for process in processes:
-        with process:
-            _, error = process.communicate(timeout=120)
-        assert error == ""
-        codes.append(process.returncode)
-    return codes
+def trained(*runs: "AbstractContextManager[subprocess.Popen[str]]") -> list[int]:
+    with ExitStack() as all_of_them:
+        processes = [all_of_them.enter_context(one) for one in runs]
+        assert [process.communicate(timeout=120)[1] for process in processes] == [""] * len(runs)
+    return [process.returncode for process in processes]
 
 
 def weights(folder: Path) -> bytes:

@@ -1,7 +1,7 @@
 """What the task service reacts to."""
 
 from services.task import handlers
-from trainwright.contracts import attempt, pulse, queue, topics
+from trainwright.contracts import attempt, gang, pulse, queue, quota, topics
 from trainwright.runtime.apply import Reactions
 
 REACTIONS: Reactions = {
@@ -15,9 +15,13 @@ REACTIONS: Reactions = {
         attempt.CheckpointSaved: handlers.on_checkpoint_saved,
         attempt.ParametersApplied: handlers.on_parameters_answered,
         attempt.ParametersRejected: handlers.on_parameters_answered,
+        gang.MemberEnded: handlers.on_member_ended,
         attempt.AttemptEnded: handlers.on_attempt_ended,
     },
     topics.PULSE: {
         pulse.AttemptProgressed: handlers.on_attempt_progressed,
+    },
+    topics.RESOURCE: {
+        quota.StrategyChanged: handlers.on_strategy_changed,
     },
 }

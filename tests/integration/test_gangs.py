@@ -111,6 +111,10 @@ async def test_two_workers_train_as_one_would_and_end_and_go_on_together(desk: D
     assert task["attempt"] == 2
     first, second = task["attempts"]
     assert "member 1" in first["message"], first
+    assert first["members"][1]["worker_id"] == member["worker_id"]
+    assert first["members"][1]["state"] in ("failed", "interrupted"), first
+    assert [one["rank"] for one in second["members"]] == [0, 1]
+    assert second["members"][0]["state"] == "completed"
     assert second["resume_step"] >= 10
     assert desk.losses(killed) == pytest.approx(desk.losses(alone), rel=1e-4)
 

@@ -13,7 +13,7 @@ from trainwright.cli.watch import Bar, PlainLines
 from trainwright.contracts.checkpoint import Checkpoint, CheckpointKind, CheckpointView
 from trainwright.contracts.failure import Failure, FailureClass
 from trainwright.contracts.parameters import ChangedValue
-from trainwright.contracts.task import AttemptSummary, Progress, Repair, TaskView
+from trainwright.contracts.task import AttemptSummary, MemberSummary, Progress, Repair, TaskView
 from trainwright.contracts.task_config import TaskConfig
 
 HOSTILE = "a\x1b[2J\x1b]0;owned\x07[/red]\0\nsecond line"
@@ -164,6 +164,27 @@ def test_rows_say_what_is_known() -> None:
         (30, "stop", "nan", "1.0 MiB", "deleted"),
         (20, "periodic", "0.5", "1.0 MiB", "best"),
     ]
+
+
+def test_the_workers_of_an_attempt_on_several_are_told_with_how_each_stands() -> None:
+    zero = MemberSummary(rank=0, worker_id="worker-2", state="running")
+    one = MemberSummary(rank=1, worker_id="worker-3", state="failed", failure_class="user_error", message="no")
+    gang = SECOND.model_copy(update={"members": [zero, one]})
+    told = dict(story.facts(a_task(attempts=[FIRST, gang])))
+    assert told["members"].splitlines() == [
+        "rank 0 running, on worker-2",
+        "rank 1 failed (user_error), on worker-3",
+    ]
+    rows = [(row[0], row[1], row[6], row[7]) for row in story.attempt_rows([FIRST, gang])]
+    assert rows[1:] == [
+        (2, "worker-2", "running", ""),
+        ("  rank 0", "worker-2", "running", ""),
+        ("  rank 1", "worker-3", "failed", "user_error: no"),
+    ]
+    many = [zero.model_copy(update={"rank": rank}) for rank in range(20)]
+    told = dict(story.facts(a_task(attempts=[gang.model_copy(update={"members": many})])))
+    assert told["members"].splitlines()[-1] == "… 12 more; see `trainwright task attempts task-3f9c1a7be042`"
+    assert dict(story.facts(a_task(attempts=[FIRST])))["members"] == ""
 
 
 def test_a_complaint_repeats_no_escape(capsys: pytest.CaptureFixture[str]) -> None:

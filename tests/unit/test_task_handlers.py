@@ -15,8 +15,10 @@ from tests.runtime_kit import FastClock, record
 from tests.unit.task_facts import a_running_task, a_task, at, changed, end, saved
 from trainwright.contracts.attempt import AttemptEnded, AttemptStarted, CheckpointSaved, Outcome
 from trainwright.contracts.base import Event
+from trainwright.contracts.failure import Failure, FailureClass
+from trainwright.contracts.gang import MemberEnded, MemberEnding
 from trainwright.contracts.pulse import AttemptProgressed
-from trainwright.contracts.queue import PlacementAssigned, WorkerLost
+from trainwright.contracts.queue import Member, PlacementAssigned, WorkerLost
 from trainwright.contracts.task import TaskPhase, TaskStatus
 from trainwright.contracts.topics import ATTEMPT, PULSE, QUEUE, Topic
 from trainwright.runtime.apply import DEAD_LETTERS, Inbound, apply
@@ -133,6 +135,40 @@ async def test_an_attempt_that_has_nothing_left_to_log_stands_where_it_went_on_f
     view = await task_view(store, await get_task(store, TASK))
     assert (view.status, view.progress.current_step, view.progress.percentage) == (TaskStatus.COMPLETED, 40, 100.0)
     assert view.latest_metrics == {"loss": 0.25}
+
+
+async def members(store: SqliteStore, attempt: int) -> list[tuple[int, str, str, str | None]]:
+    (found,) = [one for one in await attempts_of(store, TASK) if one.attempt == attempt]
+    return [(one.rank, one.worker_id, one.state, one.failure_class) for one in found.members]
+
+
+async def test_an_attempt_on_several_workers_lists_them_with_how_each_stands(store: SqliteStore) -> None:
+    clock = FastClock()
+    async with store.transaction() as tx:
+        await tx.put("tasks", TASK, a_task().model_dump(mode="json"))
+        waiting = changed(domain.start(a_task(), clock.now()))
+        await save_task(tx, waiting, actor="tests", cause="asked to run", changes={})
+    seats = [Member(rank=rank, worker_id=f"worker-{rank}", incarnation="one") for rank in range(3)]
+    gang = at(1).model_copy(update={"members": seats, "worker_id": "worker-0"})
+    why = Failure(failure_class=FailureClass.OUT_OF_MEMORY, message="out of memory")
+    over = {"task_id": TASK, "attempt": 1, "incarnation": "one"}
+    one = MemberEnding(**over, rank=1, worker_id="worker-1", outcome=Outcome.FAILED, failure=why)
+    zero = MemberEnding(**over, rank=0, worker_id="worker-0", outcome=Outcome.INTERRUPTED)
+    await tell(store, clock, ATTEMPT, MemberEnded(member=one), 0)
+    await tell(store, clock, QUEUE, PlacementAssigned(placement=gang), 0)  # after what it tells of
+    failed = (1, "worker-1", "failed", "out_of_memory")
+    assert await members(store, 1) == [
+        (0, "worker-0", "starting", None),
+        failed,
+        (2, "worker-2", "starting", None),
+    ]
+    await tell(store, clock, ATTEMPT, AttemptStarted(attempt=saved(1).model_copy(update={"version": 1})), 1)
+    assert await members(store, 1) == [(0, "worker-0", "running", None), failed, (2, "worker-2", "running", None)]
+    await tell(store, clock, ATTEMPT, MemberEnded(member=zero), 2)
+    ended = end(1, Outcome.FAILED, FailureClass.OUT_OF_MEMORY)
+    await tell(store, clock, ATTEMPT, AttemptEnded(attempt=ended), 3)
+    gone = (2, "worker-2", "lost", None)
+    assert await members(store, 1) == [(0, "worker-0", "interrupted", None), failed, gone]
 
 
 @pytest.mark.parametrize(

@@ -15,10 +15,11 @@ if TYPE_CHECKING:
 
     from trainwright.contracts.checkpoint import Checkpoint, CheckpointView
     from trainwright.contracts.parameters import ParameterChange
-    from trainwright.contracts.task import AttemptSummary, HistoryEntry, Progress, Repair, TaskView
+    from trainwright.contracts.task import AttemptSummary, HistoryEntry, MemberSummary, Progress, Repair, TaskView
 
 SHOWN = 5
 """Attempts and repairs that are told in short; there are commands for all of them."""
+MEMBERS_SHOWN = 8
 
 HISTORY = ("TIME", "STATUS", "PHASE", "ATTEMPT", "BY", "WHY")
 ATTEMPTS = ("ATTEMPT", "WORKER", "FROM", "TO", "STARTED", "RAN", "ENDED", "WHY")
@@ -62,6 +63,7 @@ def facts(task: "TaskView") -> Facts:
         ("uses", _usage(task)),
         ("worker", task.worker_id or ""),
         ("attempts", _newest([_attempt_line(one) for one in task.attempts], f"task attempts {task.task_id}")),
+        ("members", _member_lines(task)),
         ("checkpoints", _checkpoint_lines(task.checkpoints)),
         ("repaired", _newest([repair_line(one) for one in task.repairs], f"task history {task.task_id}")),
         ("changed", ", ".join(f"{one_line(name)} {number(value)}" for name, value in task.overrides.items())),
@@ -83,20 +85,17 @@ def history_rows(entries: "Iterable[HistoryEntry]") -> list[tuple[object, ...]]:
 
 
 def attempt_rows(attempts: "Iterable[AttemptSummary]") -> list[tuple[object, ...]]:
-    """Return rows for the columns of `ATTEMPTS`."""
-    return [
-        (
-            one.attempt,
-            one.worker_id or "",
-            _from(one),
-            "" if one.final_step is None else one.final_step,
-            clock(one.started_at),
-            _ran(one),
-            one.outcome or ("running" if one.started_at else "starting"),
-            ": ".join(text for text in (one.failure_class, one.message) if text),
+    """Return rows for the columns of `ATTEMPTS`; those on several workers have one for each of these beneath."""
+    rows: list[tuple[object, ...]] = []
+    for one in attempts:
+        ended = one.outcome or ("running" if one.started_at else "starting")
+        final = "" if one.final_step is None else one.final_step
+        started = clock(one.started_at)
+        rows.append(
+            (one.attempt, one.worker_id or "", _from(one), final, started, _ran(one), ended, _because(one))
         )
-        for one in attempts
-    ]
+        rows += [(f"  rank {m.rank}", m.worker_id, "", "", "", "", m.state, _because(m)) for m in one.members]
+    return rows
 
 
 def checkpoint_rows(checkpoints: "Iterable[CheckpointView]") -> list[tuple[object, ...]]:
@@ -184,6 +183,21 @@ def _attempt_line(one: "AttemptSummary") -> str:
     since = f", from step {one.resume_step}" if one.resume_step else ""
     because = f" ({one.failure_class})" if one.failure_class else ""
     return f"{one.attempt} {ended}{at}{because}{since}{_on(one)}"
+
+
+def _because(one: "AttemptSummary | MemberSummary") -> str:
+    return ": ".join(text for text in (one.failure_class, one.message) if text)
+
+
+def _member_lines(task: "TaskView") -> str:
+    """Return who runs, or ran, the newest attempt together."""
+    members = task.attempts[-1].members if task.attempts else []
+    lines = [
+        f"rank {one.rank} {one.state}{f' ({one.failure_class})' if one.failure_class else ''}, on {one.worker_id}"
+        for one in members[:MEMBERS_SHOWN]
+    ]
+    more = [f"… {len(members) - MEMBERS_SHOWN} more; see `{again(f'task attempts {task.task_id}')}`"]
+    return "\n".join([*lines, *(more if len(members) > MEMBERS_SHOWN else [])])
 
 
 def _checkpoint_lines(kept: "list[Checkpoint]") -> str:

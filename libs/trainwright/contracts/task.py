@@ -232,6 +232,18 @@ class HistoryEntry(Contract):
     changes: dict[str, ChangedValue] = Field(default={}, description="Parameters that a repair changed then.")
 
 
+class MemberSummary(Contract):
+    """One of the workers that run an attempt together, in short."""
+
+    rank: int = Field(ge=0, description="Its number, from 0; rank 0 speaks for all.")
+    worker_id: WorkerId
+    state: str = Field(
+        description="`starting`, `running`, how its process ended, or `lost`: over without a word of it."
+    )
+    failure_class: str | None = Field(None, description="Why it failed, if it did.")
+    message: str | None = Field(None, description="Why, in a sentence.")
+
+
 class AttemptSummary(Contract):
     """One attempt of a task, in short."""
 
@@ -244,6 +256,9 @@ class AttemptSummary(Contract):
     message: str | None = Field(None, description="Why, in a sentence.")
     resume_step: int | None = Field(None, description="The step that it went on from; 0 from the beginning.")
     final_step: int | None = Field(None, description="The last step that it logged.")
+    members: list[MemberSummary] = Field(
+        default=[], description="Of an attempt on several workers all of them, by rank."
+    )
 
 
 class AttemptList(Contract):

@@ -5,6 +5,7 @@ from services.task.domain.configurations import deleted, replaced, restored, sto
 from services.task.domain.dependencies import cycle, dependencies_met, dependency_over, waits_for
 from services.task.domain.edits import archived, changed, resized
 from services.task.domain.parameters import current, hash_of, is_waiting, requested
+from services.task.domain.quotas import never_admitted
 from services.task.domain.tasks import (
     LIVE,
     cancel,
@@ -39,6 +40,7 @@ __all__ = [
     "is_fenced",
     "is_waiting",
     "lost",
+    "never_admitted",
     "pause",
     "placed",
     "queued",

@@ -15,6 +15,7 @@ from services.task.handlers.configurations import (
 )
 from services.task.handlers.edits import archive_task, change_task, set_resources
 from services.task.handlers.parameters import answer_of, set_parameters
+from services.task.handlers.quotas import on_strategy_changed
 from services.task.handlers.tasks import (
     cancel_task,
     create_task,
@@ -22,6 +23,7 @@ from services.task.handlers.tasks import (
     on_attempt_progressed,
     on_attempt_started,
     on_checkpoint_saved,
+    on_member_ended,
     on_parameters_answered,
     on_placement_assigned,
     on_task_queued,
@@ -49,8 +51,10 @@ __all__ = [
     "on_attempt_progressed",
     "on_attempt_started",
     "on_checkpoint_saved",
+    "on_member_ended",
     "on_parameters_answered",
     "on_placement_assigned",
+    "on_strategy_changed",
     "on_task_queued",
     "on_worker_lost",
     "pause_task",

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from services.task import domain
+from services.task.handlers.quotas import check_quota
 from services.task.handlers.saving import save
 from services.task.store import TASKS, find_task, get_task, set_dependencies
 from trainwright.contracts.base import Event, nearest
@@ -51,10 +52,13 @@ async def set_resources(
 
     Raises:
         Conflict: It runs, or is over.
+        ResourceLimitError: Its strategy's quota could never admit it any more.
     """
     task = await get_task(tx, task_id)
     news = wish.model_dump(exclude_none=True, exclude={"reason"})
     change = domain.resized(task, clock.now(), news, wish.reason)
+    if change is not None:
+        await check_quota(change.task.config, tx)
     return (change.task if change else task), await save(change, tx, actor)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from services.task import domain
 from services.task.handlers.edits import unmet_of
+from services.task.handlers.quotas import check_quota
 from services.task.handlers.saving import save
 from services.task.store import (
     PROGRESS,
@@ -18,6 +19,7 @@ from services.task.store import (
     get_task,
     last_progress,
     note_attempt,
+    note_members,
     set_dependencies,
     unmet_dependencies,
 )
@@ -31,6 +33,7 @@ from trainwright.contracts.attempt import (
 )
 from trainwright.contracts.base import Event
 from trainwright.contracts.failure import FailureClass
+from trainwright.contracts.gang import MemberEnded
 from trainwright.contracts.pulse import AttemptProgressed
 from trainwright.contracts.queue import PlacementAssigned, TaskQueued, WorkerLost
 from trainwright.contracts.task import TaskDocument, TaskPhase
@@ -49,8 +52,10 @@ async def create_task(
 
     Raises:
         InvalidInput: It depends on a task that there is not, or that will never complete.
+        ResourceLimitError: Its strategy's quota can never admit it.
     """
     now = clock.now()
+    await check_quota(config, tx, "config.resource_requirements.")
     others = list(dict.fromkeys(origin.pop("depends_on", ())))
     unmet = await unmet_of(others, None, origin.get("on_dependency_failure", "fail"), tx)
     change = domain.created(clock.new_id("task"), config, now, depends_on=others, **origin)
@@ -120,6 +125,9 @@ async def on_placement_assigned(event: PlacementAssigned, *, tx: Transaction, cl
     change = domain.placed(task, placement, clock.now()) if task else None
     if change is not None:
         await note_attempt(tx, placement.task_id, placement.attempt, worker_id=placement.worker_id)
+        members = {one.rank: {"worker_id": one.worker_id} for one in placement.members}
+        if members:
+            await note_members(tx, placement.task_id, placement.attempt, members)
     return await save(change, tx, SCHEDULER)
 
 
@@ -181,6 +189,17 @@ async def on_attempt_progressed(event: AttemptProgressed, *, tx: Transaction, cl
         return []
     change = domain.started(task, event.attempt, event.worker_id, clock.now())
     return await save(change, tx, WORKER)
+
+
+async def on_member_ended(event: MemberEnded, *, tx: Transaction, clock: Clock) -> Sequence[Event]:
+    """Note how one of several workers ended its part of an attempt; what the attempt's end is, is said later."""
+    member = event.member
+    if await find_task(tx, member.task_id) is not None:
+        fields: dict[str, Any] = {"worker_id": member.worker_id, "state": member.outcome}
+        if member.failure is not None:
+            fields |= {"failure_class": member.failure.failure_class, "message": member.failure.message}
+        await note_members(tx, member.task_id, member.attempt, {member.rank: fields})
+    return []
 
 
 async def on_attempt_ended(event: AttemptEnded, *, tx: Transaction, clock: Clock) -> Sequence[Event]:

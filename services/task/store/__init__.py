@@ -20,6 +20,7 @@ from services.task.store.parameters import (
     keep_confirmation,
     parameter_changes_of,
 )
+from services.task.store.quotas import QUOTAS, find_quota, note_quota
 from services.task.store.tasks import (
     ATTEMPTS,
     DEPENDENCIES,
@@ -38,6 +39,7 @@ from services.task.store.tasks import (
     last_progress,
     last_progress_of,
     note_attempt,
+    note_members,
     remember_request,
     save_task,
     seen_request,
@@ -58,6 +60,7 @@ COLLECTIONS = (
     CONFIRMATIONS,
     CONFIGS,
     CONFIG_VERSIONS,
+    QUOTAS,
 )
 
 __all__ = [
@@ -71,6 +74,7 @@ __all__ = [
     "MANY",
     "PARAMETERS",
     "PROGRESS",
+    "QUOTAS",
     "REQUESTS",
     "TASKS",
     "Confirmation",
@@ -81,6 +85,7 @@ __all__ = [
     "dependants_of",
     "drop_confirmation",
     "find_config",
+    "find_quota",
     "find_task",
     "forget_dependency",
     "get_config",
@@ -91,6 +96,8 @@ __all__ = [
     "last_progress",
     "last_progress_of",
     "note_attempt",
+    "note_members",
+    "note_quota",
     "parameter_changes_of",
     "remember_request",
     "save_config",

@@ -93,10 +93,26 @@ async def note_attempt(tx: Transaction, task_id: str, attempt: int, **fields: An
     await tx.put(ATTEMPTS.name, key, {**known, **news})
 
 
+async def note_members(tx: Transaction, task_id: str, attempt: int, news: Mapping[int, dict[str, Any]]) -> None:
+    """Add what is known of the workers that run one attempt together, by rank."""
+    found = await tx.get(ATTEMPTS.name, f"{task_id}/{attempt:06d}") or {}
+    members = dict(found.get("ranks", {}))
+    for rank, fields in news.items():
+        members[str(rank)] = {**members.get(str(rank), {}), **fields}
+    await note_attempt(tx, task_id, attempt, ranks=members)
+
+
 async def attempts_of(reader: Reader, task_id: str) -> list[AttemptSummary]:
     """Return a task's attempts, oldest first."""
     page = await reader.find(ATTEMPTS.name, {"task_id": task_id}, limit=MANY)
-    return [AttemptSummary.model_validate(item) for item in page.items]
+    return [AttemptSummary.model_validate({**item, "members": _members(item)}) for item in page.items]
+
+
+def _members(attempt: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the members of an attempt by rank; one whose end was not told by the attempt's end was lost."""
+    at_work = "lost" if attempt.get("ended_at") else "running" if attempt.get("started_at") else "starting"
+    known = sorted((int(rank), fields) for rank, fields in attempt.get("ranks", {}).items())
+    return [{"rank": rank, "state": at_work, **fields} for rank, fields in known]
 
 
 async def last_progress(reader: Reader, task: TaskDocument) -> dict[str, Any]:

@@ -297,7 +297,8 @@ def run_of(found: Document, past: Mapping[str, float], now: float) -> Run:
         gave_way=found.get("gave_way", 0),
         spares=frozenset(found.get("spares", ())),
         gives_way_to=found.get("gives_way_to"),
-        stopping=found.get("asked") not in (None, StopKind.PREEMPT),
+        stopping=found.get("asked") is not None
+        and (found["asked"] != StopKind.PREEMPT or found.get("gives_way_to") is None),
         reservation=found.get("reservation"),
         guest_of=found.get("guest_of"),
     )

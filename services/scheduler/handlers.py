@@ -26,7 +26,9 @@ from services.scheduler.store import (
     ENTRIES,
     LOST,
     PAST,
+    RESERVATIONS,
     STOPPED,
+    STRATEGIES,
     WORKERS,
     Cordon,
     Entry,
@@ -53,12 +55,19 @@ from trainwright.contracts.queue import (
     PlacementState,
     WorkerLost,
 )
+from trainwright.contracts.quota import ReservationChanged, StrategyChanged, WorkerCordoned
 from trainwright.contracts.task import StopKind, TaskDocument, TaskEvent, TaskStatus
 from trainwright.contracts.worker import AttemptRef, WorkerDocument, WorkerEvent
 from trainwright.runtime.clock import Clock
 from trainwright.runtime.telemetry.tracing import TRACE
-from trainwright.storage.document import Transaction
+from trainwright.storage.document import Collection, Transaction
 
+Decided = StrategyChanged | ReservationChanged | WorkerCordoned
+_KEPT_IN: dict[type[Event], Collection] = {
+    StrategyChanged: STRATEGIES,
+    ReservationChanged: RESERVATIONS,
+    WorkerCordoned: WORKERS,
+}
 QUEUED, ASSIGNED, RELEASED = PlacementState.QUEUED, PlacementState.ASSIGNED, PlacementState.RELEASED
 
 
@@ -172,6 +181,11 @@ class Handlers:
                 events.append(_stop_fenced(event, ref))
         return events
 
+    async def on_decided(self, event: Decided, *, tx: Transaction, clock: Clock) -> Sequence[Event]:
+        """Read again what an operator decided: one who stands by may have been asked, and wrote it."""
+        self.wake(_KEPT_IN[type(event)].name, event.subject)
+        return []
+
     async def on_probe(self, event: SchedulerProbed, *, tx: Transaction, clock: Clock) -> Sequence[Event]:
         """Note that our own path through Kafka works."""
         self.leases.probe_seen(event.scheduler, event.seq)
@@ -204,7 +218,7 @@ class Handlers:
         """
         news: list[Event] = _update(entry)
         wish = stop_wish(entry.task)
-        if wish is None and entry.gives_way_to is not None:
+        if wish is None and (entry.gives_way_to is not None or entry.asked is StopKind.PREEMPT):
             return entry, news
         if wish is entry.asked or wish is None:
             return replace(entry, asked=wish), news

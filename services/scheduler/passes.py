@@ -55,7 +55,7 @@ from trainwright.runtime.pulse import PulseSender
 from trainwright.runtime.telemetry.figures import count, observe
 from trainwright.runtime.telemetry.names import PLACE, PLACEMENTS, PLACING_SECONDS
 from trainwright.runtime.telemetry.tracing import TRACING
-from trainwright.storage.document import DocumentStore, Transaction
+from trainwright.storage.document import DocumentStore, Reader, Transaction
 
 logger = logging.getLogger(__name__)
 
@@ -165,11 +165,17 @@ class Passes:
     async def look(self) -> Board:
         """Return the board as the store has it now; one who stands by reads it anew, for the leader writes it."""
         if not self.leads:
-            self.board.forget()
-            await self.board.refresh(self.store)
+            await self.look_in(self.store)
         elif self.board.is_behind:
             async with self.store.transaction() as tx:
-                await self.board.refresh(tx)
+                await self.look_in(tx)
+        return self.board
+
+    async def look_in(self, reader: Reader) -> Board:
+        """Return the board as a transaction has it; who stands by reads without one, for a look only."""
+        if not self.leads:
+            self.board.forget()
+        await self.board.refresh(reader)
         return self.board
 
     async def watch(self) -> None:

@@ -18,4 +18,5 @@ def reactions(handlers: Handlers) -> Reactions:
             pulse.WorkerHeartbeat: handlers.on_heartbeat,
             pulse.SchedulerProbed: handlers.on_probe,
         },
+        topics.RESOURCE: dict.fromkeys(topics.RESOURCE.events, handlers.on_decided),
     }

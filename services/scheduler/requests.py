@@ -1,21 +1,29 @@
 """What operators ask for: quotas, reservations, workers left out. Each is kept with its actor, and told."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 
 from services.scheduler.board import Board
 from services.scheduler.domain.pool import Needs, View
 from services.scheduler.domain.queue import size_of
+from services.scheduler.domain.reclaiming import over_the_quota
+from services.scheduler.domain.shares import Quota
+from services.scheduler.members import stop_commands
 from services.scheduler.store import (
+    ENTRIES,
     RESERVATIONS,
     STRATEGIES,
     Cordon,
     WorkerEntry,
+    get_entry,
     get_worker,
+    save_entry,
     save_worker,
 )
 from trainwright.contracts.base import Event
 from trainwright.contracts.errors import FieldError, InvalidInput, NotFound, ResourceLimitError
+from trainwright.contracts.queue import PlacementState
 from trainwright.contracts.quota import (
     CordonDocument,
     Drain,
@@ -28,16 +36,37 @@ from trainwright.contracts.quota import (
     WorkerCordoned,
 )
 from trainwright.contracts.resource import Slots
+from trainwright.contracts.task import StopKind
 from trainwright.runtime.clock import Clock
 from trainwright.storage.document import Transaction
 
 Answer = tuple[Strategy, Sequence[Event]]
 
 
-async def set_quota(name: str, wish: SetQuota, *, actor: str, tx: Transaction, clock: Clock) -> Answer:
-    """Declare a strategy, or change its quota."""
-    strategy = Strategy(strategy=name, version=0, **wish.model_dump(), actor=actor, updated_at=clock.now())
-    return await _save_strategy(strategy, tx)
+async def set_quota(
+    name: str, wish: SetQuota, board: Board, *, grace: float, actor: str, tx: Transaction, clock: Clock
+) -> Answer:
+    """Declare a strategy, or change its quota; if so wished, have runs that are over it save and go."""
+    fields = wish.model_dump(exclude={"reclaim"})
+    strategy = Strategy(strategy=name, version=0, **fields, actor=actor, updated_at=clock.now())
+    strategy, events = await _save_strategy(strategy, tx)
+    reclaimed = await _reclaim(strategy, board, grace, tx) if wish.reclaim else []
+    return strategy, [*events, *reclaimed]
+
+
+async def _reclaim(strategy: Strategy, board: Board, grace: float, tx: Transaction) -> list[Event]:
+    """Ask runs of a strategy that are over its quota to save a checkpoint and give their places up."""
+    quota = Quota(strategy.cpu_percent, strategy.gpu_memory_mb, strategy.max_workers, strategy.weight)
+    events: list[Event] = []
+    for run in over_the_quota(strategy.strategy, quota, board.state, board.now()):
+        entry = await get_entry(tx, run.task_id)
+        if entry.placement.state is not PlacementState.ASSIGNED or entry.asked is not None:
+            continue
+        await save_entry(tx, replace(entry, asked=StopKind.PREEMPT))
+        board.touch(ENTRIES.name, run.task_id)
+        why = f"its place is reclaimed: it is over the quota of strategy {strategy.strategy}"
+        events += stop_commands(entry, StopKind.PREEMPT, grace=grace, reason=why)
+    return events
 
 
 async def remove_quota(name: str, *, actor: str, tx: Transaction, clock: Clock) -> Answer:

@@ -56,7 +56,7 @@ async def _decide(
     """Save what was asked for with its events, and let a pass see it."""
     await accept(passes.store)
     async with passes.store.transaction() as tx:
-        await passes.board.refresh(tx)
+        await passes.look_in(tx)
         found, events = await ask(tx)
         await emit(tx, events, source="scheduler", cause=caller.cause, clock=passes.clock)
         passes.board.touch(collection.name, id(found))
@@ -150,6 +150,7 @@ def _resource_routes(passes: Passes, leases: Leases) -> APIRouter:
 
 def _quota_routes(passes: Passes) -> APIRouter:
     router, store, clock = APIRouter(prefix="/resources/quotas", tags=["resources"]), passes.store, passes.clock
+    grace = passes.settings.preempt_grace
 
     @router.get("", summary="Declared strategies and their quotas")
     async def list_quotas() -> QuotaList:
@@ -166,7 +167,9 @@ def _quota_routes(passes: Passes) -> APIRouter:
     @router.put("/{strategy}", summary="Declare a strategy, or change its quota")
     async def set_quota(strategy: Name, wish: SetQuota, caller: Calling) -> Strategy:
         async def ask(tx: Transaction) -> tuple[Strategy, Sequence[Event]]:
-            return await requests.set_quota(strategy, wish, actor=caller.actor, tx=tx, clock=clock)
+            return await requests.set_quota(
+                strategy, wish, passes.board, grace=grace, actor=caller.actor, tx=tx, clock=clock
+            )
 
         return await _decide(passes, caller, STRATEGIES, lambda found: found.strategy, ask)
 

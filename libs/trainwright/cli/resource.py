@@ -129,6 +129,7 @@ def set_quota(
     gpu_memory_mb: Annotated[int, typer.Option(help="MiB of GPU memory.")] = 8192,
     max_workers: Annotated[int, typer.Option(help="Runs at a time.")] = 4,
     weight: Annotated[float, typer.Option(help="Weight in the fair share.")] = 1,
+    reclaim: Annotated[bool, typer.Option("--reclaim", help="Runs over it save, and wait.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Declare a strategy, or change its quota."""
@@ -139,6 +140,7 @@ def set_quota(
             gpu_memory_mb=gpu_memory_mb,
             max_workers=max_workers,
             weight=weight,
+            reclaim=reclaim,
         )
     if as_json:
         json_line(found)

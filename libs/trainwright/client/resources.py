@@ -66,7 +66,9 @@ class Resources:
         return self._get(QuotaList, "GET", "/resources/quotas")
 
     def set_quota(self, strategy: str, **quota: float) -> Strategy:
-        """Declare a strategy, or change its quota: `cpu_percent`, `gpu_memory_mb`, `max_workers`, `weight`."""
+        """Declare a strategy, or change its quota: `cpu_percent`, `gpu_memory_mb`, `max_workers`, `weight`, and
+        `reclaim` to have runs that are over it save and wait.
+        """
         return self._get(Strategy, "PUT", f"/resources/quotas/{segment(strategy)}", json=quota)
 
     def remove_quota(self, strategy: str) -> Strategy:

@@ -50,6 +50,9 @@ class SetQuota(Request):
         4, ge=1, le=100_000, description="Runs at work at a time; each member of a gang counts."
     )
     weight: float = Field(1, gt=0, le=1000, allow_inf_nan=False, description="Its weight in the fair share.")
+    reclaim: bool = Field(
+        False, description="Runs that are over it save a checkpoint and wait; else they keep their places."
+    )
 
 
 class Strategy(Contract):

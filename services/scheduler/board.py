@@ -118,6 +118,8 @@ class Board:
             raise
         for worker_id in [name for name in self.state.pool.hosts if not self.hears(self.workers[name].worker)]:
             self.state.pool.drop(worker_id)
+        for worker_id in [name for name in self.state.pool.drained if not self.hears(self.workers[name].worker)]:
+            del self.state.pool.drained[worker_id]
         self.state.expire(at)
         self.state.queue.wake(at)
 
@@ -157,6 +159,9 @@ class Board:
     def _offer(self, worker_id: str) -> None:
         """Put a worker in the pool with what is free there, or out of it."""
         entry, pool = self.workers.get(worker_id), self.state.pool
+        pool.drained.pop(worker_id, None)
+        if entry is not None and entry.state == ALIVE and entry.cordon is not None and self.hears(entry.worker):
+            pool.drained[worker_id] = host_of(entry.worker)
         if entry is None or entry.state != ALIVE or entry.cordon is not None or not self.hears(entry.worker):
             pool.drop(worker_id)
             return

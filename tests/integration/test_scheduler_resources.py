@@ -211,4 +211,6 @@ async def test_quotas_reservations_and_workers_left_out(
 
 
 async def _none_takes(api: httpx.AsyncClient, task_id: str) -> bool:
-    return "none is connected" in str((await show(api, task_id))["reason"])
+    return "worker-aaaaaaaaaaaa is drained; `trainwright worker undrain" in str(
+        (await show(api, task_id))["reason"]
+    )

@@ -50,6 +50,31 @@ def test_what_never_fits_is_told_apart_from_what_waits_its_turn() -> None:
     assert why([], needing("a")) == "waiting for a worker: none is connected"
 
 
+def test_one_that_only_drained_workers_could_take_is_told_so_and_what_to_do() -> None:
+    def why(hosts: list[Host], drained: list[Host], waiting: Waiting) -> str:
+        state = a_state(hosts, [waiting])
+        state.pool.drained = {host.worker_id: host for host in drained}
+        return reasons(plan(state, AT), [waiting])["a"]
+
+    big, small = a_host("big", gpus=2), a_host("small")
+    assert why([], [big], needing("a")) == (
+        "waiting for a worker: big is drained; `trainwright worker undrain big` takes it in again"
+    )
+    assert why([], [big, small], needing("a")) == (
+        "waiting for a worker: big, small are drained; `trainwright worker undrain ID` takes one in again"
+    )
+    assert why([small], [big], needing("a", gpu=1)) == (
+        "waiting for a larger worker: none has 1 GPU (the most is 0 GPU); "
+        "big is drained; `trainwright worker undrain big` takes it in again"
+    )
+    assert "drained" not in why([big], [small], needing("a", gpu=4)), "it would be of no use"
+    few = Waiting("a", Needs(members=2))
+    assert why([big], [small], few).startswith("waiting for more workers: 1 of 2 that it asks for at once")
+    assert why([big], [small], few).endswith(
+        "small is drained; `trainwright worker undrain small` takes it in again"
+    )
+
+
 def test_a_worker_to_be_avoided_is_used_only_when_no_other_is_large_enough() -> None:
     bad, good, small = a_host("bad"), a_host("good"), a_host("small", cpus=1)
     waiting = Waiting("a", Needs(cpu=2), avoid=("bad",))

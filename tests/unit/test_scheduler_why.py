@@ -42,6 +42,15 @@ def test_one_behind_the_first_is_told_for_whom_places_are_kept() -> None:
     assert not found.estimate.certain
 
 
+def test_a_drained_worker_that_would_do_is_named_as_what_would_unblock_it() -> None:
+    state = a_state([], [Waiting("a", Needs(1)), Waiting("b", Needs(8))])
+    state.pool.drained = {"worker-1": a_host(gpus=2)}
+    assert asked(state, "a").unblocked_by == ["worker worker-1 is undrained", "a worker connects"]
+    assert asked(state, "b").unblocked_by == ["a worker connects"]
+    state.pool.set(a_host("worker-2"), a_host("worker-2").all)
+    assert asked(state, "a").unblocked_by[0] == "worker worker-1 is undrained"
+
+
 def test_an_end_that_nobody_knows_is_called_unknown() -> None:
     state = a_state([a_host()], [Waiting("a", Needs(cpu=4))], [a_run("r", [("worker-1", Room(cpu=1))])])
     found = asked(state, "a")

@@ -84,6 +84,8 @@ class Pool:
     """Workers by the number of their free GPUs, in a stable order."""
     large_enough: dict[Needs, tuple[str, ...]] = field(default_factory=dict)
     """Memory of ``fitting``; forgotten when a worker comes or goes."""
+    drained: dict[str, Host] = field(default_factory=dict)
+    """Workers that are there and take nothing new, because somebody decided so."""
     _total: tuple[float, float, float] | None = None
 
     def set(self, host: Host, free: Room) -> None:

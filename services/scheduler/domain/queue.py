@@ -178,16 +178,32 @@ def hosts_for(shape: Shape, pool: Pool) -> tuple[Sequence[str], str]:
 
 def never_fits(shape: Shape, pool: Pool) -> Reason | None:
     """Return why a task would not fit if nothing else ran; None if it would."""
+    drained = drained_for(shape.needs, pool)
+    beside = f"; {_are_drained(drained)}" if drained else ""
     if not pool.hosts:
-        return Reason(WaitClass.WORKER, "waiting for a worker: none is connected")
+        none = _are_drained(list(pool.drained)) if pool.drained else "none is connected"
+        return Reason(WaitClass.WORKER, f"waiting for a worker: {none}")
     fitting = pool.fitting(shape.needs)
     if not fitting:
         words = " and ".join(lacking(shape.needs, list(pool.hosts.values())))
-        return Reason(WaitClass.SIZE, f"waiting for a larger worker: none has {words}")
+        return Reason(WaitClass.SIZE, f"waiting for a larger worker: none has {words}{beside}")
     if len(fitting) < shape.needs.members:
         few = f"{len(fitting)} of {shape.needs.members} that it asks for at once are connected"
-        return Reason(WaitClass.SIZE, f"waiting for more workers: {few}")
+        return Reason(WaitClass.SIZE, f"waiting for more workers: {few}{beside}")
     return None
+
+
+def drained_for(needs: Needs, pool: Pool) -> list[str]:
+    """Return drained workers that are large enough for a member."""
+    return [name for name, host in pool.drained.items() if host.is_large_enough(needs)]
+
+
+def _are_drained(workers: Sequence[str]) -> str:
+    """Return that workers are drained, and how they are taken in again."""
+    if len(workers) == 1:
+        return f"{workers[0]} is drained; `trainwright worker undrain {workers[0]}` takes it in again"
+    some = ", ".join(workers[:4]) + (" …" if len(workers) > 4 else "")
+    return f"{some} are drained; `trainwright worker undrain ID` takes one in again"
 
 
 def no_room(shape: Shape, pool: Pool, hosts: Sequence[str]) -> Reason:

@@ -17,6 +17,7 @@ from services.scheduler.domain.queue import (
     Reason,
     Shape,
     Waiting,
+    drained_for,
     hosts_for,
     never_fits,
     no_room,
@@ -100,10 +101,11 @@ def _reasons(asked: _Asked) -> Answer:
 
 
 def _larger(asked: _Asked, reason: Reason) -> list[str]:
-    if reason.wait is WaitClass.WORKER:
-        return ["a worker connects"]
     needs = asked.waiting.needs
-    return [f"a worker with {size_of(needs)} connects", "the task asks for less"]
+    drained = [f"worker {name} is undrained" for name in drained_for(needs, asked.state.pool)[:SHOWN]]
+    if reason.wait is WaitClass.WORKER:
+        return [*drained, "a worker connects"]
+    return [*drained, f"a worker with {size_of(needs)} connects", "the task asks for less"]
 
 
 def _by_quota(asked: _Asked, refused: Reason) -> Answer:

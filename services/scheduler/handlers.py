@@ -147,7 +147,7 @@ class Handlers:
         is_new = known is None or known.worker.incarnation != worker.incarnation
         if is_new or worker.returns_within is not None:
             self.leases.arrived(worker.worker_id)
-        await save_worker(tx, _renewed(known, worker))
+        await save_worker(tx, _renewed(known, worker, clock))
         adopted = {(ref.task_id, ref.attempt) for ref in worker.adopted}
         events: list[Event] = []
         for entry in await assigned(tx, worker.worker_id):
@@ -172,7 +172,7 @@ class Handlers:
             self.wake(WORKERS.name, event.worker_id)
         self.leases.heard(event)
         if known.state == LOST and self.leases.healthy_since is not None:  # and not a word from before its loss
-            await save_worker(tx, _renewed(known, known.worker))
+            await save_worker(tx, _renewed(known, known.worker, clock))
             self.wake(WORKERS.name, event.worker_id)
         events: list[Event] = []
         for ref in event.running:
@@ -226,11 +226,11 @@ class Handlers:
         return replace(entry, asked=wish), [*news, *stops]
 
 
-def _renewed(known: WorkerEntry | None, worker: WorkerDocument) -> WorkerEntry:
+def _renewed(known: WorkerEntry | None, worker: WorkerDocument, clock: Clock) -> WorkerEntry:
     """Return a worker as it says it stands; what was decided about it here stays."""
-    if known is None:
-        return WorkerEntry(worker, state_of(worker))
-    return replace(known, worker=worker, state=state_of(worker))
+    gone_at = clock.now() if worker.stopped else None
+    known = known or WorkerEntry(worker, state_of(worker))
+    return replace(known, worker=worker, state=state_of(worker), gone_at=gone_at)
 
 
 def state_of(worker: WorkerDocument) -> str:

@@ -3,7 +3,6 @@
 import asyncio
 import logging
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
 
 from aiokafka.partitioner import DefaultPartitioner
 
@@ -30,11 +29,8 @@ from services.scheduler.store import (
     DRAINING,
     ENTRIES,
     LOST,
-    RESERVATIONS,
-    USE,
     WORKERS,
     Entry,
-    all_of,
     assigned,
     find_entry,
     find_worker,
@@ -63,8 +59,6 @@ SEATS = 200
 """Places that one pass gives; then others may write, and the next one follows at once."""
 TOLD = 200
 """Tasks that one pass tells why they wait."""
-FORGOTTEN = timedelta(days=7)
-"""After its end a reservation is still there for so long."""
 SAID_EVERY = 15.0
 """Seconds after which the members of a gang that ends are told again."""
 SPARED = 20
@@ -214,19 +208,6 @@ class Passes:
                 await self._take_in_again(worker_id)
         self.wake()  # tasks whose time to try again has come
 
-    async def keep(self) -> None:
-        """Keep what strategies used in the recent past for the next life; forget what has long been over."""
-        board, now = await self.look(), self.clock.now()
-        at = board.now()
-        accounts = list(board.state.shares.accounts.items())
-        async with self.store.transaction() as tx:
-            for name, account in accounts:
-                past = account.moved(at, board.state.pool)
-                await tx.put(USE.name, name or "-", {"strategy": name, "past": past, "at": at})
-            for found in await all_of(tx, RESERVATIONS):
-                if datetime.fromisoformat(found["until"]) < now - FORGOTTEN:
-                    await tx.delete(RESERVATIONS.name, found["reservation_id"])
-
     async def probe(self) -> None:
         """Send a probe of our own path through Kafka, on every partition."""
         now, seq = self.clock.now(), self.leases.next_probe()
@@ -294,7 +275,7 @@ class Passes:
                 return
             silence = self.leases.silence(worker_id)
             logger.warning("worker %s is lost: silent for %.1f s", worker_id, silence)
-            await save_worker(tx, replace(known, state=LOST))
+            await save_worker(tx, replace(known, state=LOST, gone_at=self.clock.now()))
             self.board.touch(WORKERS.name, worker_id)
             for entry in await assigned(tx, worker_id):
                 member = next((one for one in watched(entry) if one.worker_id == worker_id), None)

@@ -108,6 +108,7 @@ async def reserve(
         strategy=wish.strategy,
         task_id=wish.task_id,
         until=until,
+        idle_after=wish.idle_after,
         actor=actor,
         created_at=now,
     )

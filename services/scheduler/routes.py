@@ -70,8 +70,7 @@ def _worker_routes(passes: Passes, leases: Leases) -> APIRouter:
     @router.get("/workers", summary="Workers: what they offer, what is free, what they run")
     async def list_workers() -> WorkerList:
         board = await passes.look()
-        rows = [views.worker_view(board, known, leases) for _, known in sorted(board.workers.items())]
-        return WorkerList(workers=rows)
+        return WorkerList(workers=[views.worker_view(board, known, leases) for known in views.listed(board)])
 
     @router.get("/workers/{worker_id}", summary="One worker")
     async def show_worker(worker_id: WorkerId) -> WorkerView:

@@ -8,6 +8,7 @@ from services.scheduler.reactions import reactions
 from services.scheduler.routes import build_router
 from services.scheduler.settings import SchedulerSettings
 from services.scheduler.store import COLLECTIONS
+from services.scheduler.upkeep import Upkeep
 from trainwright.contracts.topics import PULSE
 from trainwright.runtime.pulse import PulseSender
 from trainwright.runtime.service import Loop, Runtime, Service
@@ -21,6 +22,7 @@ def build_service(runtime: Runtime) -> Service:
     leases = Leases(clock, settings, voices(runtime.kafka.partitions(PULSE), clock))
     pulses = PulseSender("scheduler", runtime.kafka, clock)
     passes = Passes(store, leases, settings, clock, pulses, leads=False)
+    upkeep = Upkeep(passes)
     handlers = Handlers(leases, settings, passes.wake)
     return Service(
         name="scheduler",
@@ -30,7 +32,7 @@ def build_service(runtime: Runtime) -> Service:
         loops=[
             Loop("watch for lost workers", settings.watch_every, passes.watch),
             Loop("sweep for lost attempts", 1, passes.sweep),
-            Loop("keep what was used", 60, passes.keep),
+            Loop("keep what was used, forget what is gone", 60, upkeep.run),
             Loop("probe", settings.probe_every, passes.probe),
         ],
         tasks=[passes.place_for_ever, pulses.run, leases.while_leading],

@@ -91,6 +91,8 @@ class WorkerEntry:
     """How often that had it left out."""
     decisions: int = 0
     """How often it was left out or taken in."""
+    gone_at: datetime | None = None
+    """Of one that left or was lost: when we noted it."""
 
     def left_out(self, cordon: Cordon) -> "WorkerEntry":
         """Return it as one that takes nothing new."""
@@ -220,6 +222,7 @@ async def save_worker(tx: Transaction, entry: WorkerEntry) -> None:
         "bad": list(entry.bad),
         "cordoned": entry.cordoned,
         "decisions": entry.decisions,
+        "gone_at": entry.gone_at,
     }
     await tx.put(WORKERS.name, entry.worker.worker_id, document)
 
@@ -261,6 +264,7 @@ def worker_of(found: Mapping[str, Any]) -> WorkerEntry:
         tuple(datetime.fromisoformat(at) for at in found.get("bad", ())),
         found.get("cordoned", 0),
         found.get("decisions", 0),
+        _moment(found.get("gone_at")),
     )
 
 

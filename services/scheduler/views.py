@@ -1,7 +1,7 @@
 """What the scheduler shows: answers built from the board. Nothing is decided here."""
 
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from services.scheduler.board import Board, host_of
 from services.scheduler.domain.planning import plan
@@ -31,12 +31,24 @@ from trainwright.contracts.waiting import Part, Simulate, Simulated, Why
 from trainwright.contracts.worker import AttemptRef, WorkerView
 
 MIB = 2**20
+GONE_SHOWN = timedelta(hours=24)
+"""A worker that left or was lost is listed for so long."""
 NOT_SUBMITTED = "not submitted"
 
 
 def worker_state(known: WorkerEntry) -> str:
     """Return how a worker stands; one that is left out counts as draining."""
     return DRAINING if known.cordon is not None and known.state == "alive" else known.state
+
+
+def listed(board: Board) -> list[WorkerEntry]:
+    """Return the workers that people see, by name: not those that have long been gone and have nothing left."""
+    now, runs_on = board.clock.now(), board.state.runs_on
+    return [
+        known
+        for worker_id, known in sorted(board.workers.items())
+        if known.gone_at is None or now - known.gone_at < GONE_SHOWN or runs_on.get(worker_id)
+    ]
 
 
 def worker_view(board: Board, known: WorkerEntry, leases: Leases) -> WorkerView:
@@ -66,7 +78,7 @@ def worker_view(board: Board, known: WorkerEntry, leases: Leases) -> WorkerView:
 def pool_view(board: Board) -> PoolView:
     """Return what there is, what is free, what is reserved."""
     state = board.state
-    rows = [_pool_worker(board, known) for _, known in sorted(board.workers.items())]
+    rows = [_pool_worker(board, known) for known in listed(board)]
     taking = [row for row in rows if row.worker_id in state.pool.hosts]
     return PoolView(
         total=_sum(row.total for row in taking),

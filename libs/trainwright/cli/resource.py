@@ -188,12 +188,13 @@ def reserve(
     cpu: Cpu = 0,
     memory: Memory = "0",
     worker: Annotated[str | None, typer.Option(help="On this worker.")] = None,
+    idle_after: Annotated[str | None, typer.Option(help="It ends when unused for so long: 30m.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Keep a part of a worker that is free now; it ends by itself."""
     wish = {"gpu": gpu, "cpu": cpu, "memory": memory, "duration": duration}
     with connect() as client:
-        found = client.reserve(wish, strategy=strategy, task_id=task, worker_id=worker)
+        found = client.reserve(wish, strategy=strategy, task_id=task, worker_id=worker, idle_after=idle_after)
     if as_json:
         json_line(found)
         return

@@ -90,6 +90,9 @@ class Reserve(Request):
     task_id: Name | None = Field(None, description="For this task only.")
     until: Timestamp | None = Field(None, description="It ends by itself then.")
     duration: Seconds | None = Field(None, description="Or after so long: `10h`.")
+    idle_after: Seconds | None = Field(
+        None, description="It ends before that when nothing of it was in use for so long: `30m`."
+    )
 
     @model_validator(mode="after")
     def _one_of_each(self) -> "Reserve":
@@ -113,7 +116,8 @@ class ReservationDocument(Contract):
     strategy: Name | None = Field(None, description="For tasks of this strategy.")
     task_id: TaskId | None = None
     until: Timestamp = Field(description="It ends by itself then.")
-    ended: bool = Field(False, description="Somebody ended it.")
+    idle_after: float | None = Field(None, description="It ends when it was not in use for so many seconds.")
+    ended: bool = Field(False, description="It was ended before its time, by `actor`.")
     actor: str = Field(description="Who changed it last.")
     created_at: Timestamp = Field(description="When it was made.")
 

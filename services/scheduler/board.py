@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple
 
+from services.scheduler.domain.gangs import is_through
 from services.scheduler.domain.pool import Host, Needs, Room
 from services.scheduler.domain.queue import NO_TENANT, Waiting
 from services.scheduler.domain.shares import Account, Quota
@@ -314,9 +315,9 @@ def _room(slots: Document) -> Room:
 
 
 def _seated(found: Document) -> tuple[Seated, ...]:
-    """Return the members whose workers must show that they are there: of a gang, rank 0 until all is said."""
+    """Return what `members.watched` does, without validating the whole document again."""
     placement = found["placement"]
-    over = {one["rank"] for one in found.get("endings", ()) if one["rank"] or one["outcome"] is None}
+    over = {one["rank"] for one in found.get("endings", ()) if is_through(one["rank"], one["outcome"])}
     members = placement.get("members") or [{"rank": 0, **placement}]
     return tuple(
         Seated(one["rank"], one["worker_id"], one["incarnation"]) for one in members if one["rank"] not in over

@@ -8,7 +8,7 @@ from dataclasses import replace
 from datetime import datetime
 from zlib import crc32
 
-from services.scheduler.domain.gangs import Ending, breaks_up, conclusion, lost
+from services.scheduler.domain.gangs import Ending, breaks_up, conclusion, is_through, lost
 from services.scheduler.domain.plans import Seat
 from services.scheduler.domain.pool import Host
 from services.scheduler.domain.tasks import time_left
@@ -51,8 +51,8 @@ def running(entry: Entry) -> list[Member]:
 
 
 def watched(entry: Entry) -> list[Member]:
-    """Return the members whose workers must show that they are there: rank 0's until it has said the end."""
-    ended = {one.rank for one in entry.endings if one.rank or one.outcome is None}
+    """Return the members whose workers must show that they are there; the board reads the same of a document."""
+    ended = {one.rank for one in entry.endings if is_through(one.rank, one.outcome)}
     return [member for member in members_of(entry.placement) if member.rank not in ended]
 
 

@@ -19,6 +19,7 @@ _PEER_LOST = re.compile(
     r"|remote (process|rank)|peer|ncclRemoteError|ncclSystemError|communicator was aborted|watchdog|timed? ?out",
     re.IGNORECASE,
 )
+_OWN_PORT = re.compile(r"EADDRINUSE|address already in use|failed to listen", re.IGNORECASE)
 _COLLECTIVE = re.compile(
     r"gloo|nccl|\bstore\b|TCPStore|torch/distributed|torch\.distributed|DistNetwork|DistStore"
 )
@@ -93,7 +94,7 @@ def lost_its_peer(failure: Failure | None) -> bool:
         return False
     said = f"{failure.exception}: {failure.message}"
     where = f"{said}\n{failure.traceback or ''}"
-    return bool(_PEER_LOST.search(said) and _COLLECTIVE.search(where))
+    return bool(_PEER_LOST.search(said) and _COLLECTIVE.search(where) and not _OWN_PORT.search(said))
 
 
 def is_given_up(attempt: Attempt) -> bool:

@@ -2,10 +2,12 @@
 
 import os
 import signal
+import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import httpx
 import pytest
@@ -22,7 +24,15 @@ EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "scripts" / "train_
 SLOW = EXAMPLE.read_text().replace(
     "    loss.backward()\n", "    loss.backward()\n    __import__('time').sleep(0.1)\n"
 )
-TOGETHER = {"cpu": 0.5, "workers": 2}
+PLAIN = """
+import os, time
+import trainwright
+
+run = trainwright.init()
+for step in range(1, 2000 if os.environ["TORCHELASTIC_RUN_ID"].endswith(".2") else 5):
+    run.log(step, {"loss": 1 / step})
+    time.sleep(0.1)
+"""
 
 
 @dataclass
@@ -34,7 +44,7 @@ class Desk:
     folder: Path
     agents: tuple[Agent, Agent]
 
-    async def submitted(self, script: str, workers: int, **config: Any) -> str:
+    async def submitted(self, script: str, workers: int, *, start: bool = True, **config: Any) -> str:
         path = self.folder / f"train{len(list(self.folder.glob('train*.py')))}.py"
         path.write_text(script)
         document = {
@@ -43,7 +53,7 @@ class Desk:
             "resource_requirements": {"cpu": 0.5, "workers": workers},
             **config,
         }
-        answer = await self.api.post("/tasks", json={"config": document, "start": True})
+        answer = await self.api.post("/tasks", json={"config": document, "start": start})
         assert answer.status_code == 201, answer.text
         return str(answer.json()["task_id"])
 
@@ -127,3 +137,30 @@ async def test_two_workers_train_as_one_would_and_end_and_go_on_together(desk: D
     assert (await desk.api.post(f"/tasks/{paused}/resume")).status_code < 300
     await desk.until(paused, status="completed")
     assert desk.losses(paused) == pytest.approx(desk.losses(alone), rel=1e-4)
+
+
+async def test_a_taken_port_and_a_worker_that_falls_silent_cost_an_attempt_each(desk: Desk) -> None:
+    """No PyTorch here: what is tested is who finds out, and what it is called."""
+    task_id = await desk.submitted(PLAIN, 2, start=False)
+    low, high = 29400, 29499
+    with socket.socket() as other:
+        other.bind(("", low + (crc32(task_id.encode()) + 1) % (high - low + 1)))
+        assert (await desk.api.post(f"/tasks/{task_id}/start")).status_code < 300
+        task = await desk.until(task_id, status="running", attempt=2)
+    first = task["attempts"][0]
+    assert first["failure_class"] == "environment_error"
+    assert "where the members of the run were to meet, cannot be used" in first["message"]
+
+    silent = desk.agent_of(task["members"][1]["worker_id"])
+    assert silent.process is not None
+    silent.process.send_signal(signal.SIGSTOP)
+    try:
+        await desk.until(task_id, status="pending", losses=1)
+    finally:
+        silent.process.send_signal(signal.SIGCONT)
+    task = await desk.until(task_id, status="completed", attempt=3)
+    second = task["attempts"][1]
+    assert (second["outcome"], second["failure_class"]) == ("interrupted", "worker_lost")
+    assert "member 1" in second["message"]
+    assert "silent" in second["message"]
+    assert [(one["rank"], one["state"]) for one in second["members"]][1] == (1, "lost")

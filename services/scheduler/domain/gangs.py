@@ -33,6 +33,11 @@ def lost(rank: int, worker_id: str, why: str) -> Ending:
     return Ending(rank=rank, worker_id=worker_id, failure=failure)
 
 
+def is_through(rank: int, outcome: object) -> bool:
+    """Return whether one that is over need not be there any more: rank 0 has yet to speak for all."""
+    return rank > 0 or outcome is None
+
+
 def breaks_up(endings: Sequence[Ending]) -> bool:
     """Return whether the members that are left have to stop."""
     return any(one.rank == 0 or one.outcome is not Outcome.COMPLETED for one in endings)

@@ -6,15 +6,23 @@ import logging
 import signal
 import sys
 
+from pydantic import ValidationError
+from pydantic_settings import SettingsError
+
 from services.provisioner.machines import MachineError
 from services.provisioner.service import run
 from services.provisioner.settings import ProvisionerSettings
 from trainwright.runtime.clock import SystemClock
+from trainwright.runtime.environment import unfit
 
 
 async def _main() -> None:
     loop = asyncio.get_running_loop()
-    task = asyncio.create_task(run(ProvisionerSettings(), SystemClock()))
+    try:
+        settings = ProvisionerSettings()
+    except (ValidationError, SettingsError) as error:
+        raise MachineError(unfit(error, "PROVISIONER_")) from error
+    task = asyncio.create_task(run(settings, SystemClock()))
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, task.cancel)
     with contextlib.suppress(asyncio.CancelledError):

@@ -3,20 +3,26 @@
 import asyncio
 import logging
 import os
-from collections.abc import Awaitable, Callable
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
 import orjson
 
 from services.provisioner.deciding import decide
-from services.provisioner.domain import Action, Decision, Drain, Memory, Start, Stop, Undrain, World
+from services.provisioner.domain import Action, Decision, Drain, MachineState, Memory, Start, Stop, Undrain, World
 from services.provisioner.looking import Platform, Unknown
 from services.provisioner.machines import MachineError, Machines
 from services.provisioner.settings import ProvisionerSettings
 from trainwright.contracts.base import Timestamp
 from trainwright.runtime.clock import Clock
+from trainwright.runtime.telemetry.figures import count
+from trainwright.runtime.telemetry.names import MACHINES_REFUSED
 
 logger = logging.getLogger(__name__)
+
+ACTIONS: Mapping[type[Action], str] = {Start: "start", Stop: "stop", Drain: "drain", Undrain: "undrain"}
+"""What is done, as figures name it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +47,12 @@ class Provisioner:
         self._settings, self._platform, self._machines, self._clock = settings, platform, machines, clock
         self._memory = Memory()
         self._logged: tuple[str, ...] = ()
+        self.states: Counter[MachineState] = Counter()
+        """Machines by state, at the last look."""
+        self.wanted = 0
+        """Machines that stay, and those that are started."""
+        for action in ("look", *ACTIONS.values()):
+            count(MACHINES_REFUSED, action, by=0)
         self.said = Said(clock.now(), False, notes=("it has not looked yet",))
 
     async def run(self) -> None:
@@ -54,10 +66,12 @@ class Provisioner:
         try:
             world = await self._look()
         except (Unknown, MachineError) as error:
+            count(MACHINES_REFUSED, "look")
             self._say(Said(self._clock.now(), False, notes=(f"{error}; nothing is started or ended meanwhile",)))
             return
         decision = decide(world, self._memory, self._settings.policy, self._clock.monotonic())
         self._memory = decision.memory
+        self._count(world, decision)
         failed = [said for action in decision.actions if (said := await self._do(action)) is not None]
         self._say(self._seen(world, decision, failed))
 
@@ -84,8 +98,16 @@ class Provisioner:
                     logger.info("%s is needed again", worker_id)
                     await self._platform.undrain(worker_id)
         except (Unknown, MachineError) as error:
+            count(MACHINES_REFUSED, ACTIONS[type(action)])
             return f"{action}: {error}"
         return None
+
+    def _count(self, world: World, decision: Decision) -> None:
+        stopped = {action.name for action in decision.actions if isinstance(action, Stop)}
+        leaving = (MachineState.ENDING, MachineState.OVER)
+        stay = [one for one in world.machines if one.state not in leaving and one.name not in stopped]
+        self.states = Counter(one.state for one in world.machines)
+        self.wanted = len(stay) + sum(isinstance(action, Start) for action in decision.actions)
 
     def _seen(self, world: World, decision: Decision, failed: list[str]) -> Said:
         machines = {one.name: f"{one.state}: {one.reason}" if one.reason else one.state for one in world.machines}

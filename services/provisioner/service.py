@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 
+from services.provisioner import figures
 from services.provisioner.looking import Platform
 from services.provisioner.machines import Machines
 from services.provisioner.machines.kubernetes import KubernetesMachines
@@ -12,6 +13,8 @@ from services.provisioner.settings import ProvisionerSettings
 from trainwright.runtime.clock import Clock
 from trainwright.runtime.jobs import together
 from trainwright.runtime.server import Server
+from trainwright.runtime.telemetry.edge import Observed
+from trainwright.runtime.telemetry.scraping import Scrape
 
 Job = Callable[[], Coroutine[None, None, None]]
 
@@ -51,5 +54,8 @@ def _shown(provisioner: Provisioner, settings: ProvisionerSettings, clock: Clock
     if settings.machines == "local":
         jobs.append(lambda: keep_file(provisioner, settings, clock.sleep))
     if (port := settings.port) is not None:
-        jobs.append(Server(build_app(provisioner), settings.host, port).serve)
+        scrape = Scrape()
+        figures.show(scrape, provisioner)
+        app = Observed(build_app(provisioner), "provisioner", scrape, continues=False)
+        jobs.append(Server(app, settings.host, port).serve)
     return jobs

@@ -2,11 +2,24 @@
 
 import os
 
-from pydantic_settings import BaseSettings, DotEnvSettingsSource, PydanticBaseSettingsSource
+from pydantic import ValidationError
+from pydantic_settings import BaseSettings, DotEnvSettingsSource, PydanticBaseSettingsSource, SettingsError
 
 from trainwright.runtime.secret_files import secret_files
 
 VARIABLE = "TRAINWRIGHT_ENV_FILE"
+
+
+def unfit(error: ValidationError | SettingsError, prefix: str) -> str:
+    """Return which settings cannot be used and why, as who set them would name them."""
+    if isinstance(error, SettingsError):
+        return f"{error}; it wants JSON"
+    problems = []
+    for one in error.errors(include_url=False, include_input=False):
+        name, *inner = map(str, one["loc"]) if one["loc"] else ("",)
+        where = ".".join([f"{prefix}{name}".upper() if name else f"{prefix}…", *inner])
+        problems.append(f"{where}: {one['msg'].removeprefix('Value error, ')}")
+    return "; ".join(problems)
 
 
 class EnvironmentSettings(BaseSettings):

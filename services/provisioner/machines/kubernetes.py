@@ -32,7 +32,10 @@ class KubernetesMachines:
         self._classes = {one.name: one for one in classes}
         self._namespace = self._read("namespace")
         ca = account / "ca.crt"
-        verify = ssl.create_default_context(cafile=str(ca)) if ca.exists() else True
+        try:
+            verify = ssl.create_default_context(cafile=str(ca)) if ca.exists() else True
+        except OSError as error:
+            raise MachineError(f"the service account's ca.crt cannot be used: {error}") from error
         self._http = httpx.AsyncClient(
             base_url=server.rstrip("/"), verify=verify, timeout=SECONDS, trust_env=False
         )
@@ -53,6 +56,8 @@ class KubernetesMachines:
 
     async def find(self) -> Sequence[Machine]:
         found = await self._ask("GET", self._pods(), params={"labelSelector": f"{MANAGED}={OURS}"})
+        if not isinstance(found, dict) or "items" not in found:
+            raise MachineError(f"what answers at {self._http.base_url} lists no pods: is that Kubernetes?")
         return [machine for pod in found["items"] if (machine := _machine(pod)) is not None]
 
     async def start(self, name: str, kind: str) -> None:
@@ -91,7 +96,10 @@ class KubernetesMachines:
             raise MachineError(f"Kubernetes does not answer {method} {path}: {why}") from error
         if answer.is_error and answer.status_code != fine:
             raise MachineError(f"Kubernetes refuses {method} {path} ({answer.status_code}): {_message(answer)}")
-        found: Answer = answer.json()
+        try:
+            found: Answer = answer.json()
+        except ValueError as error:
+            raise MachineError(f"Kubernetes answers {method} {path} with no JSON: {answer.text[:80]!r}") from error
         return found
 
     def _read(self, name: str) -> str:

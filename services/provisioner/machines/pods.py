@@ -48,7 +48,7 @@ class Template:
         """
         try:
             return cls(yaml.safe_load(path.read_text()))
-        except (OSError, yaml.YAMLError) as error:
+        except (OSError, UnicodeError, yaml.YAMLError) as error:
             raise MachineError(f"the pods' template {path} cannot be read: {error}") from error
 
     def pod(self, machine: str, wanted: WorkerClass, owner: Document | None) -> dict[str, Any]:

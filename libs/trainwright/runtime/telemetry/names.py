@@ -143,6 +143,21 @@ SPOOL_BYTES = Metric(
     (),
     "Metrics and log lines that runs of this worker have written and Kafka has not acknowledged.",
 )
+MACHINES = Metric(
+    "trainwright_machines",
+    "gauge",
+    ("state",),
+    "Machines by state: starting, running, ending, over (provisioner).",
+)
+MACHINES_WANTED = Metric(
+    "trainwright_machines_wanted", "gauge", (), "Machines that stay and those that are started (provisioner)."
+)
+MACHINES_REFUSED = Metric(
+    "trainwright_machines_refused_total",
+    "counter",
+    ("action",),
+    "What could not be done: look, start, stop, drain or undrain (provisioner).",
+)
 SPANS = Metric(
     "trainwright_spans_total",
     "counter",
@@ -180,6 +195,9 @@ METRICS = (
     ATTEMPTS_ENDED,
     ATTEMPT_SECONDS,
     SPOOL_BYTES,
+    MACHINES,
+    MACHINES_WANTED,
+    MACHINES_REFUSED,
     SPANS,
 )
 """Beside them each process shows `process_*` (CPU, memory, descriptors) and `python_gc_*` of prometheus-client."""

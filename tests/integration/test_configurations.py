@@ -210,6 +210,8 @@ async def test_hostile_requests_get_a_problem_and_change_nothing(api: httpx.Asyn
     assert (await api.get(f"/configs/{config_id}/diff")).status_code == 422
     assert (await api.post(f"/configs/{config_id}/restore", json={"version": 7})).status_code == 404
     assert (await api.post("/configs/config-none/restore", json={"version": 1})).status_code == 404
+    none = await api.get("/configs/config-none/diff", params={"from": 1, "to": 2})
+    assert (none.status_code, none.json()["detail"]) == (404, "there is no configuration 'config-none'")
     both = await api.patch(f"/configs/{config_id}", json={"expected_version": 1}, headers={"If-Match": '"2"'})
     assert problems(both).keys() == {"expected_version"}
     broken = await api.patch(f"/configs/{config_id}", json={"changes": {"parameters": {"horizon": 0}}})

@@ -159,8 +159,8 @@ async def test_a_running_task_takes_over_what_was_changed_and_does_so_again_afte
 async def _is_refused_what_does_not_fit(desk: Desk, task_id: str) -> None:
     for parameters, says in (
         ({"lr": 2}, "must be at most 1"),
-        ({"lr": "fast"}, "must be a number"),
-        ({"lr": True}, "must be a number"),
+        ({"lr": "fast"}, 'must be a number like 0.1 (got "fast")'),
+        ({"lr": True}, "must be a number like 0.1 (got true)"),
         ({"depth": 3}, "these can: lr"),
         ({"lrr": 3}, "did you mean 'lr'?"),
     ):

@@ -36,7 +36,7 @@ AUTO = "auto"
 
 def _count(text: str) -> str:
     """Refuse what is no number of workers."""
-    if text != AUTO and not (text.isdigit() and int(text) <= MOST):
+    if text != AUTO and not (text.isdecimal() and int(text) <= MOST):
         raise typer.BadParameter(f"{text!r} is neither 'auto' nor a number from 0 to {MOST}")
     return text
 

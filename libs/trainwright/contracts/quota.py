@@ -45,7 +45,9 @@ class SetQuota(Request):
 
     model_config = example(**_QUOTA)
     cpu_percent: float = Field(50, gt=0, le=100, description="Percent of the CPU cores of all workers.")
-    gpu_memory_mb: int = Field(8192, ge=0, description="MiB of GPU memory; whole GPUs count with all of theirs.")
+    gpu_memory_mb: int = Field(
+        8192, ge=0, le=2**43, description="MiB of GPU memory; whole GPUs count with all of theirs."
+    )
     max_workers: int = Field(
         4, ge=1, le=100_000, description="Runs at work at a time; each member of a gang counts."
     )
@@ -89,9 +91,9 @@ class Reserve(Request):
     strategy: Name | None = Field(None, description="For tasks of this strategy.")
     task_id: Name | None = Field(None, description="For this task only.")
     until: Timestamp | None = Field(None, description="It ends by itself then.")
-    duration: Seconds | None = Field(None, description="Or after so long: `10h`.")
+    duration: Seconds | None = Field(None, gt=0, description="Or after so long: `10h`.")
     idle_after: Seconds | None = Field(
-        None, description="It ends before that when nothing of it was in use for so long: `30m`."
+        None, gt=0, description="It ends before that when nothing of it was in use for so long: `30m`."
     )
 
     @model_validator(mode="after")

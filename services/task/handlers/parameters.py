@@ -1,5 +1,6 @@
 """Change parameters of a task while it exists: what may change, what needs a second word, what it was before."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -136,7 +137,7 @@ def _unfit(before: Any, value: Any, rule: HotRule) -> str | None:
         if isinstance(before, kind) and not (kind is not bool and isinstance(before, bool)):
             fits = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
             if not fits:
-                return f"must be {words} like {str(before)[:80]!r} (got {str(value)[:80]!r})"
+                return f"must be {words} like {json.dumps(before)[:80]} (got {json.dumps(value)[:80]})"
             break
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None

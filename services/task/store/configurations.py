@@ -86,6 +86,8 @@ async def version_page(reader: Reader, config_id: str, limit: int, cursor: str |
 async def _version(reader: Reader, config_id: str, version: int) -> dict[str, Any]:
     found = await reader.get(CONFIG_VERSIONS.name, _key(config_id, version))
     if found is None:
+        if await reader.get(CONFIGS.name, config_id) is None:
+            raise NotFound(f"there is no configuration {config_id[:80]!r}")
         raise NotFound(f"the configuration {config_id[:80]!r} has no version {version}")
     return found
 

@@ -19,7 +19,7 @@ from tests.unit.test_scheduler_passes import Scheduler
 from trainwright.contracts.base import Event
 from trainwright.contracts.command import RunAttempt, StopAttempt
 from trainwright.contracts.quota import SetQuota, StrategyChanged
-from trainwright.contracts.task import StopKind, TaskStatus
+from trainwright.contracts.task import StopKind, TaskPhase, TaskStatus
 from trainwright.contracts.task_config import TaskConfig
 from trainwright.contracts.topics import RESOURCE
 from trainwright.contracts.worker import WorkerDocument, WorkerRegistered
@@ -144,8 +144,10 @@ async def test_runs_over_a_lowered_quota_save_and_wait_if_that_is_asked_for(sche
     assert "over the quota of strategy vision" in stop.reason
     assert len(await decide(scheduler, max_workers=2, reclaim=True)) == 1, "it was asked already"
 
-    running = task_event(3, version=2, **OF_VISION, attempt=1, status=TaskStatus.RUNNING, worker_id="w")
-    await scheduler.hear(running)  # whatever is news of it, it was asked to go
+    board = await scheduler.passes.look()
+    assert {name for name, run in board.state.runs.items() if run.stopping} == {youngest}
+    at_work = {"attempt": 1, "status": TaskStatus.RUNNING, "phase": TaskPhase.TRAINING, "worker_id": "w"}
+    await scheduler.hear(task_event(3, version=2, **OF_VISION, **at_work))  # whatever is news of it
     entry = await find_entry(scheduler.store, youngest)
     assert entry is not None
     assert entry.asked is StopKind.PREEMPT

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from services.scheduler import requests, views
-from services.scheduler.store import COLLECTIONS, RESERVATIONS, find_worker
+from services.scheduler.store import COLLECTIONS, RESERVATIONS, WORKERS, find_worker
 from services.scheduler.upkeep import Upkeep
 from tests.runtime_kit import MOMENT, task_event
 from tests.unit.test_scheduler_passes import TASK, Scheduler
@@ -97,7 +97,11 @@ async def test_a_worker_that_is_gone_is_listed_for_a_day_and_known_for_a_month(s
 
     async with scheduler.store.transaction() as tx:
         await requests.drain("w", Drain(), actor="tests", tx=tx, clock=clock)
+    scheduler.passes.wake(WORKERS.name, "w")
+    pool = (await scheduler.passes.look()).state.pool
+    assert (list(pool.hosts), list(pool.drained)) == ([], ["w"])
     await scheduler.hear(WorkerStopped(worker=a_worker(2, stopped=True)))
+    assert list((await scheduler.passes.look()).state.pool.drained) == [], "undraining it would not help"
     await clock.sleep(23 * 3600)
     await upkeep.run()
     assert await listed() == [("w", "stopped")]

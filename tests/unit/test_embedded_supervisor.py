@@ -5,7 +5,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -237,3 +237,56 @@ def test_a_log_that_grew_too_large_is_moved_aside_at_the_start(tmp_path: Path) -
     process.rotate(log, limit=99)
     assert not log.exists()
     assert (tmp_path / "kafka.log.1").stat().st_size == 100
+
+
+class Wishes:
+    """Which programs are wanted, step by step: the next comes when what the present one waits for is there."""
+
+    def __init__(self, *steps: tuple[list[Program] | EmbeddedError, Callable[[], bool]]) -> None:
+        self._steps = list(steps)
+
+    def __call__(self) -> list[Program]:
+        wanted, is_there = self._steps[0]
+        if is_there():
+            if len(self._steps) == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+                return []
+            self._steps.pop(0)
+            wanted = self._steps[0][0]
+        if isinstance(wanted, EmbeddedError):
+            raise wanted
+        return wanted
+
+
+def test_workers_come_and_go_as_they_are_wanted(home: Home, signals: Signals) -> None:
+    one = program(home, "worker-1", POLITE, FIRST)
+    two = program(home, "worker-2", STUBBORN, FIRST, stop_seconds=0.3)
+    said: list[str] = []
+
+    def running() -> set[str]:
+        return {entry["name"] for entry in home.state().get("processes", []) if entry["pid"]}
+
+    def count(name: str, what: str) -> int:
+        return home.log(name).read_text().count(what) if home.log(name).exists() else 0
+
+    asked: list[int] = []
+
+    def has_asked_thrice() -> bool:
+        asked.append(1)
+        return len(asked) == 3
+
+    wishes = Wishes(
+        ([one, two], lambda: started(home, "worker-1", "worker-2")),
+        (EmbeddedError("the list is damaged"), has_asked_thrice),
+        ([two], lambda: count("worker-1", "stopped") == 1 and running() == {"kafka", "worker-2"}),
+        ([one], lambda: count("worker-1", "started") == 2 and running() == {"kafka", "worker-1"}),
+    )
+    table = [program(home, "kafka", POLITE, LAST)]
+    supervisor = Supervisor(
+        home, table, ready=lambda: started(home, "kafka"), signals=signals, say=said.append, wanted=wishes
+    )
+    supervisor.run()
+    assert said == ["the list is damaged"], "said once, and nobody that was let go is said to have died"
+    assert count("worker-2", "started") == 1, "what was unknown ended nobody"
+    assert count("worker-1", "stopped") == 2
+    assert leftovers.recorded(home) == []

@@ -29,7 +29,7 @@ import os, time
 import trainwright
 
 run = trainwright.init()
-for step in range(1, 2000 if os.environ["TORCHELASTIC_RUN_ID"].endswith(".2") else 5):
+for step in range(1, 10_000 if os.environ["TORCHELASTIC_RUN_ID"].endswith(".2") else 5):
     run.log(step, {"loss": 1 / step})
     time.sleep(0.1)
 """

@@ -272,7 +272,7 @@ def test_settings_that_cannot_be_used_end_it_with_one_line(tmp_path: Path, env: 
         env={**known, "PROVISIONER_HOME": str(tmp_path), **env},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
     )
     assert done.returncode == 1
     assert said in done.stderr

@@ -105,10 +105,11 @@ async def test_an_answer_that_does_not_help_is_said_in_its_words(
 
 
 async def test_a_platform_that_is_away_and_a_key_that_cannot_be_read_are_told_apart(tmp_path: Path) -> None:
-    for wrong, said in [
+    cases: list[tuple[dict[str, Any], str]] = [
         ({"url": NOBODY}, f"the platform at {NOBODY} does not answer"),
         ({"url": NOBODY, "api_key_file": tmp_path / "none"}, "the API key cannot be read"),
-    ]:
+    ]
+    for wrong, said in cases:
         platform = Platform(settings(**wrong))
         with pytest.raises(Unknown) as unknown:
             await platform.look()

@@ -2,7 +2,7 @@
 
 from typing import Annotated, ClassVar
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from trainwright.contracts.base import (
     Contract,
@@ -91,10 +91,17 @@ class Reserve(Request):
     strategy: Name | None = Field(None, description="For tasks of this strategy.")
     task_id: Name | None = Field(None, description="For this task only.")
     until: Timestamp | None = Field(None, description="It ends by itself then.")
-    duration: Seconds | None = Field(None, gt=0, description="Or after so long: `10h`.")
+    duration: Seconds | None = Field(None, description="Or after so long: `10h`.")
     idle_after: Seconds | None = Field(
-        None, gt=0, description="It ends before that when nothing of it was in use for so long: `30m`."
+        None, description="It ends before that when nothing of it was in use for so long: `30m`."
     )
+
+    @field_validator("duration", "idle_after")
+    @classmethod
+    def _is_some_time(cls, seconds: float | None) -> float | None:
+        if seconds is not None and seconds <= 0:
+            raise ValueError("say how long, such as '30m'")
+        return seconds
 
     @model_validator(mode="after")
     def _one_of_each(self) -> "Reserve":

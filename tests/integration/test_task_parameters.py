@@ -166,7 +166,7 @@ async def _is_refused_what_does_not_fit(desk: Desk, task_id: str) -> None:
     ):
         refused = await desk.change(task_id, **parameters)
         assert refused.status_code == 422
-        assert says in refused.text
+        assert says in refused.json()["errors"][0]["message"]
     assert (await desk.change(task_id, lr=0.1)).json()["state"] == "unchanged"
 
 

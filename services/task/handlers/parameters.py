@@ -137,7 +137,7 @@ def _unfit(before: Any, value: Any, rule: HotRule) -> str | None:
         if isinstance(before, kind) and not (kind is not bool and isinstance(before, bool)):
             fits = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
             if not fits:
-                return f"must be {words} like {json.dumps(before)[:80]} (got {json.dumps(value)[:80]})"
+                return f"must be {words} like {_json(before)} (got {_json(value)})"
             break
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
@@ -146,6 +146,10 @@ def _unfit(before: Any, value: Any, rule: HotRule) -> str | None:
     if rule.maximum is not None and value > rule.maximum:
         return f"must be at most {rule.maximum:g} (got {value})"
     return None
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)[:80]
 
 
 async def _confirmed(

@@ -6,11 +6,13 @@ nothing any more, however its tasks unwind.
 """
 
 import asyncio
-import selectors
+import itertools
+from collections import deque
 from collections.abc import Callable, Coroutine
-from contextvars import Context, ContextVar
+from contextvars import Context, ContextVar, copy_context
 from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime, timedelta
+from heapq import heappop, heappush
 from random import Random
 from typing import Any
 
@@ -36,25 +38,88 @@ OWNER: ContextVar["Program | None"] = ContextVar("owner", default=None)
 """The program that the running task belongs to."""
 
 
-class VirtualLoop(asyncio.SelectorEventLoop):
-    """An event loop whose time goes on only when everything else is done, and of which programs can be stopped."""
+class _Due:
+    """A callback that is to be called, unless it is cancelled: what asyncio calls a handle."""
+
+    __slots__ = ("args", "callback", "context")
+
+    def __init__(self, callback: Callable[..., object], args: tuple[Any, ...], context: Context) -> None:
+        self.callback: Callable[..., object] | None = callback
+        self.args = args
+        self.context = context
+
+    def cancel(self) -> None:
+        self.callback = None
+
+    def cancelled(self) -> bool:
+        return self.callback is None
+
+
+class VirtualLoop(asyncio.BaseEventLoop):
+    """An event loop whose time goes on only when everything else is done, and of which programs can be stopped.
+
+    It knows no files and no threads, and so turns several times as fast as asyncio's own.
+    """
 
     def __init__(self) -> None:
+        super().__init__()
         self.seconds = 0.0
-        self._held: dict[Program, list[asyncio.Handle]] = {}
-        super().__init__(_NeverWaiting(self))
+        self._held: dict[Program, list[_Due]] = {}
+        self._due: deque[_Due] = deque()
+        self._timers: list[tuple[float, int, _Due]] = []
+        self._order = itertools.count()
 
     def time(self) -> float:
         return self.seconds
 
     def call_soon(  # type: ignore[override]
         self, callback: Any, *args: Any, context: Context | None = None
-    ) -> asyncio.Handle:
+    ) -> _Due:
+        due = _Due(callback, args, copy_context() if context is None else context)
         if self._held and context is not None and (owner := context.get(OWNER)) in self._held:
-            handle = asyncio.Handle(callback, args, self, context)
-            self._held[owner].append(handle)
-            return handle
-        return super().call_soon(callback, *args, context=context)
+            self._held[owner].append(due)
+        else:
+            self._due.append(due)
+        return due
+
+    def call_at(  # type: ignore[override]
+        self, when: float, callback: Any, *args: Any, context: Context | None = None
+    ) -> _Due:
+        due = _Due(callback, args, copy_context() if context is None else context)
+        heappush(self._timers, (when, next(self._order), due))
+        return due
+
+    def call_later(  # type: ignore[override]
+        self, delay: float, callback: Any, *args: Any, context: Context | None = None
+    ) -> _Due:
+        return self.call_at(self.seconds + delay, callback, *args, context=context)
+
+    def _run_once(self) -> None:
+        """Do what is due until somebody stops the loop; asyncio's own ``run_forever`` calls this."""
+        due = self._due
+        while not self._stopping:  # type: ignore[attr-defined]
+            if not due:
+                self._go_on()
+            one = due.popleft()
+            if (callback := one.callback) is None:
+                continue
+            try:
+                one.context.run(callback, *one.args)
+            except (SystemExit, KeyboardInterrupt):
+                raise
+            except BaseException as error:
+                self.call_exception_handler({"message": "a callback failed", "exception": error})
+
+    def _go_on(self) -> None:
+        """Go on to the next timer."""
+        timers = self._timers
+        while timers and timers[0][2].cancelled():
+            heappop(timers)
+        if not timers:
+            raise Stuck
+        self.seconds = max(self.seconds, timers[0][0])
+        while timers and timers[0][0] <= self.seconds:
+            self._due.append(heappop(timers)[2])
 
     def hold(self, program: "Program") -> None:
         """Let nothing of a program happen any more, as SIGSTOP does; what is due piles up."""
@@ -62,23 +127,10 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     def let_go(self, program: "Program") -> None:
         """Let a program go on, with all that is due."""
-        for handle in self._held.pop(program, []):
-            self._ready.append(handle)  # type: ignore[attr-defined]
+        self._due.extend(self._held.pop(program, []))
 
     def is_held(self, program: "Program") -> bool:
         return program in self._held
-
-
-class _NeverWaiting(selectors.SelectSelector):
-    def __init__(self, loop: VirtualLoop) -> None:
-        super().__init__()
-        self._loop = loop
-
-    def select(self, timeout: float | None = None) -> list[Any]:
-        if timeout is None:
-            raise Stuck
-        self._loop.seconds += max(timeout, 0.0)
-        return []
 
 
 @dataclass(slots=True)
@@ -241,11 +293,13 @@ class Life:
 
     def at(self, point: str) -> None:
         """Let something happen to the program or its store, at a named point of it."""
-        self.check()
-        world = self.program.world
+        if self.is_over:
+            raise Crash
+        program = self.program
+        world = program.world
         if point == "after commit":
-            world.on_commit(self.program)
-        if point in STORE_POINTS and world.now < self.program.store_back_at:
+            world.on_commit(program)
+        if point in STORE_POINTS and world.loop.seconds < program.store_back_at:
             raise StoreUnavailable("the simulated store is away")
         if point != "read" and world.strikes(world.chaos.crash_at_point):
             world.count(f"killed: {point}")

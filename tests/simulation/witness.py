@@ -29,6 +29,8 @@ class Witness:
         self._schedulers = schedulers
         self._workers = {worker.name: worker for worker in workers}
         self._seen = 0
+        self._counted = 0
+        """The commit after which what workers hold was last counted."""
         self._lost: set[tuple[str, int]] = set()
         self._sent: dict[str, int] = defaultdict(int)
 
@@ -85,6 +87,9 @@ class Witness:
 
     def _check_room(self) -> None:
         """No worker is given more than it has."""
+        if self._counted == (counted := self._schedulers[0].state.written.get("entries", 0)):
+            return
+        self._counted = counted
         held: dict[str, float] = defaultdict(float)
         for one in self._schedulers[0].state.documents["entries"].values():
             placement = one.value["placement"] if one is not None else {}

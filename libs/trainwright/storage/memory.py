@@ -5,11 +5,11 @@ Not here: series and records; what fails (whoever passes ``at``).
 """
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from itertools import islice
+from operator import ge, gt, itemgetter, le, lt
 from typing import Any
 
 import orjson
@@ -37,12 +37,20 @@ Point = Callable[[str], None]
 """Told ``read``, ``begin``, ``before commit`` and ``after commit``; what it raises is what happens there."""
 
 
-@dataclass(frozen=True, slots=True)
 class _Kept:
     """A document as bytes, for whoever asks, and decoded, for filters; nobody outside gets the latter."""
 
-    raw: bytes
-    value: Document
+    __slots__ = ("_value", "raw")
+
+    def __init__(self, raw: bytes) -> None:
+        self.raw = raw
+        self._value: Document | None = None
+
+    @property
+    def value(self) -> Document:
+        if self._value is None:
+            self._value = orjson.loads(self.raw)
+        return self._value
 
 
 @dataclass(slots=True)
@@ -59,6 +67,8 @@ class MemoryState:
     lease: LeaseState = field(default_factory=LeaseState)
     writing: asyncio.Lock = field(default_factory=asyncio.Lock)
     commits: int = 0
+    written: dict[str, int] = field(default_factory=dict)
+    """The last commit that wrote to each collection."""
     outbox_added: int = 0
     """The last commit that added rows to the outbox."""
 
@@ -108,8 +118,7 @@ class MemoryTransaction:
             version = 0 if stored is None else stored.get("version")
             if version != expect:
                 raise VersionConflict(f"{collection} {id} is at version {version}, not {expect}")
-        raw = orjson.dumps(document)
-        self.news.documents.setdefault(collection, {})[id] = _Kept(raw, orjson.loads(raw))
+        self.news.documents.setdefault(collection, {})[id] = _Kept(orjson.dumps(document))
 
     async def delete(self, collection: str, id: str) -> None:
         self.news.documents.setdefault(collection, {})[id] = None
@@ -164,17 +173,8 @@ class MemoryStore:
     async def close(self) -> None:
         """Do nothing: whoever holds it may go on."""
 
-    @contextlib.asynccontextmanager
-    async def transaction(self) -> AsyncIterator[MemoryTransaction]:
-        async with self.state.writing:
-            self._at("begin")
-            transaction = MemoryTransaction(self.state)
-            yield transaction
-            self._at("before commit")
-            if (fence := FENCE.get()) is not None and fence.epoch != self.state.lease.epoch:
-                raise fence.fail()
-            self._commit(transaction.news)
-            self._at("after commit")
+    def transaction(self) -> "_Open":
+        return _Open(self)
 
     async def get(self, collection: str, id: str) -> Document | None:
         return await self._reader().get(collection, id)
@@ -194,6 +194,8 @@ class MemoryStore:
         return await self._reader().count(collection, where)
 
     async def outbox_pending(self, kind: str, limit: int) -> list[OutboxRow]:
+        if not self.state.pending:
+            return []
         rows = (self.state.pending[seq] for seq in sorted(self.state.pending))
         return list(islice((row for row in rows if row.kind == kind), limit))
 
@@ -257,7 +259,7 @@ class MemoryStore:
     def _commit(self, news: _News) -> None:
         state = self.state
         for collection, changed in news.documents.items():
-            kept = state.documents[collection]
+            kept, state.written[collection] = state.documents[collection], state.commits + 1
             for id, document in changed.items():
                 if document is None:
                     kept.pop(id, None)
@@ -271,13 +273,47 @@ class MemoryStore:
         state.position = news.position or state.position
         for row in news.outbox:
             state.seq += 1
-            state.pending[state.seq] = replace(row, seq=state.seq)
+            state.pending[state.seq] = OutboxRow(
+                row.id, row.kind, row.topic, row.key, row.headers, row.value, state.seq
+            )
         if state.commits == self._seen:
             self._seen += 1  # its own are no news
         state.commits += 1
         if news.outbox:
             state.outbox_added = state.commits
         self._commits.done(added_outbox=bool(news.outbox))
+
+
+class _Open:
+    """A transaction from its beginning to its commit; without one if what is done in it raises."""
+
+    __slots__ = ("_store", "_transaction")
+
+    def __init__(self, store: MemoryStore) -> None:
+        self._store = store
+
+    async def __aenter__(self) -> MemoryTransaction:
+        store = self._store
+        await store.state.writing.acquire()
+        try:
+            store._at("begin")
+        except BaseException:
+            store.state.writing.release()
+            raise
+        self._transaction = MemoryTransaction(store.state)
+        return self._transaction
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        store = self._store
+        try:
+            if kind is None:
+                store._at("before commit")
+                if (fence := FENCE.get()) is not None and fence.epoch != store.state.lease.epoch:
+                    raise fence.fail()
+                store._commit(self._transaction.news)
+                store._at("after commit")
+        finally:
+            store.state.writing.release()
 
 
 def _loaded(kept: _Kept | None) -> Document | None:
@@ -293,11 +329,12 @@ def _page(
     cursor: str | None,
 ) -> Page:
     path, descending, of_list = sort.removeprefix("-"), sort.startswith("-"), f"{collection} {sort}"
-    rows = sorted(
-        ((_rank(value := _sorted_by(path, id, one.value)), id, value, one) for id, one in _matching(kept, where)),
-        key=lambda row: row[:2],
-        reverse=descending,
-    )
+    names = path.split(".")
+    rows = [
+        (_rank(value := id if path == "id" else _at(one.value, names)), id, value, one)
+        for id, one in _matching(kept, where)
+    ]
+    rows.sort(key=itemgetter(0, 1), reverse=descending)
     if cursor is not None:
         value, id = decode_cursor(cursor, of_list)
         last = (_rank(value), id)
@@ -305,11 +342,6 @@ def _page(
     more, rows = len(rows) > limit, rows[:limit]
     next_cursor = encode_cursor(rows[-1][2], rows[-1][1], of_list) if more and rows else None
     return Page([orjson.loads(one.raw) for *_, one in rows], next_cursor)
-
-
-def _sorted_by(path: str, id: str, document: Document) -> Scalar:
-    found: Scalar = id if path == "id" else _at_path(document, path)
-    return found
 
 
 def _rank(value: Scalar) -> tuple[int, Any]:
@@ -320,18 +352,16 @@ def _rank(value: Scalar) -> tuple[int, Any]:
 
 
 def _matching(kept: Mapping[str, _Kept | None], where: Where | None) -> list[tuple[str, _Kept]]:
-    conditions = tuple((where or {}).items())
-    alive: Iterable[tuple[str, _Kept]] = ((id, one) for id, one in kept.items() if one is not None)
-    return [
-        (id, one)
-        for id, one in alive
-        if all(_fits(id if path == "id" else _at_path(one.value, path), wanted) for path, wanted in conditions)
-    ]
+    alive = [(id, one) for id, one in kept.items() if one is not None]
+    for path, wanted in (where or {}).items():
+        names = path.split(".")
+        alive = [(id, one) for id, one in alive if _fits(id if path == "id" else _at(one.value, names), wanted)]
+    return alive
 
 
-def _at_path(document: Document, path: str) -> Any:
+def _at(document: Document, path: Sequence[str]) -> Any:
     found: Any = document
-    for name in path.split("."):
+    for name in path:
         found = found.get(name) if isinstance(found, dict) else None
     return found
 
@@ -343,13 +373,9 @@ def _fits(value: Any, wanted: Scalar | Range | In | Has) -> bool:
         return isinstance(value, list) and wanted.value in value
     if not isinstance(wanted, Range):
         return bool(value == wanted)
-    rank = _rank(value)
-    return all(
-        bound is None or (rank[0] == _rank(bound)[0] and holds)
-        for bound, holds in (
-            (wanted.gt, wanted.gt is None or rank > _rank(wanted.gt)),
-            (wanted.gte, wanted.gte is None or rank >= _rank(wanted.gte)),
-            (wanted.lt, wanted.lt is None or rank < _rank(wanted.lt)),
-            (wanted.lte, wanted.lte is None or rank <= _rank(wanted.lte)),
-        )
-    )
+    bounds = ((wanted.gt, gt), (wanted.gte, ge), (wanted.lt, lt), (wanted.lte, le))
+    kind, found = _rank(value)
+    for bound, holds in bounds:
+        if bound is not None and not (kind == _rank(bound)[0] and holds(found, bound)):
+            return False
+    return True

@@ -27,6 +27,8 @@ from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
 
 def _utc(value: datetime) -> datetime:
+    if value.tzinfo is UTC:
+        return value
     try:
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
     except OverflowError:

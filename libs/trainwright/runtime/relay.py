@@ -83,7 +83,7 @@ class Relay:
         while rows := await self._store.outbox_pending("event", BATCH):
             crash.point("relay.read")
             sends = [self._publishing.begin(row.topic, row.headers) for row in rows]
-            sent_rows = [replace(row, headers=send.headers) for row, send in zip(rows, sends, strict=True)]
+            sent_rows = [_with(row, send.headers) for row, send in zip(rows, sends, strict=True)]
             async with asyncio.timeout(ACK_TIMEOUT):  # wait_for loses a cancellation beside an answer
                 acks = await _send(producer, sent_rows)
             crash.point("relay.acknowledged")
@@ -162,6 +162,10 @@ async def _send(producer: AIOKafkaProducer, rows: Sequence[OutboxRow]) -> list[R
     ]
     crash.point("relay.sending")
     return list(await asyncio.gather(*acks))
+
+
+def _with(row: OutboxRow, headers: list[tuple[str, str]]) -> OutboxRow:
+    return row if headers is row.headers else replace(row, headers=headers)
 
 
 def _went_back(position: LogPosition, acks: Sequence[RecordMetadata]) -> bool:

@@ -8,7 +8,6 @@ nothing of OpenTelemetry is imported. Nothing of an event's or a request's conte
 import os
 import re
 import threading
-import uuid
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from datetime import datetime
@@ -32,7 +31,8 @@ About = Callable[[], Attributes]
 
 def new_traceparent(*, sampled: bool = True) -> str:
     """Return the root of a new trace; of one that nobody asked for (a pulse, a repeated word), unsampled."""
-    return f"00-{uuid.uuid4().hex}-{_new_span_id()}{_SAMPLED if sampled else _UNSAMPLED}"
+    drawn = os.urandom(24).hex()
+    return f"00-{drawn[:32]}-{drawn[32:]}{_SAMPLED if sampled else _UNSAMPLED}"
 
 
 def unsampled(traceparent: str | None) -> str | None:
@@ -132,7 +132,7 @@ TRACING = Tracing()
 
 
 def _new_span_id() -> str:
-    return uuid.uuid4().hex[:16]
+    return os.urandom(8).hex()
 
 
 def _continued(traceparent: str | None) -> str | None:

@@ -211,6 +211,8 @@ class SimConsumer:
         self._group = group
         self._topic = topic
         self._next: dict[TopicPartition, int] = {}
+        self._shared: tuple[list[SimConsumer], list[TopicPartition]] = [], []
+        """The members that there were when the partitions were last shared out, and what was ours."""
 
     def join(self) -> None:
         """Become a member; one of the same program, from before, is none any more."""
@@ -228,12 +230,15 @@ class SimConsumer:
 
     def _own(self) -> list[TopicPartition]:
         members = self._log.members[self._group, self._topic]
+        if members is self._shared[0]:
+            return self._shared[1]
         numbers = range(self._log.count(self._topic))
         own = [n for n in numbers if members and members[n % len(members)] is self]
         partitions = [TopicPartition(self._topic, n) for n in own]
         self._next = {one: self._next[one] for one in partitions if one in self._next}
         for one in partitions:
             self._next.setdefault(one, self._log.positions.get((self._group, one), 0))
+        self._shared = members, partitions
         return partitions
 
     def last_poll_timestamp(self, _: TopicPartition) -> float:

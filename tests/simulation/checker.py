@@ -17,7 +17,7 @@ from tests.simulation.witness import Witness
 from tests.simulation.workers import SimRun, SimWorker
 from tests.simulation.world import Program, SimClock
 from trainwright.contracts.attempt import AttemptEnded, AttemptEvent, Outcome
-from trainwright.contracts.base import Event
+from trainwright.contracts.base import Contract, Event
 from trainwright.contracts.failure import INFRASTRUCTURE
 from trainwright.contracts.queue import Placement, PlacementAssigned, PlacementEvent, PlacementState
 from trainwright.contracts.task import FINAL, TaskDocument, TaskEvent, TaskStatus
@@ -131,14 +131,14 @@ def _accepted_is_kept(found: Installation) -> Iterator[str]:
 
 def versions_are_one(events: list[tuple[Envelope, Event]]) -> Iterator[str]:
     """I2, I3: one version of an aggregate is one document, whoever says it again."""
-    seen: dict[Any, str] = {}
+    seen: dict[Any, Contract] = {}
     for envelope, event in events:
         document = _document(event)
         if document is None:
             continue
         name, version, content = document
         known = seen.setdefault((name, version), content)
-        if known != content:
+        if known is not content and known != content:
             yield f"I3: {' '.join(map(str, name))} says two things as version {version} ({envelope.type})"
 
 
@@ -157,18 +157,18 @@ def _histories_are_legal(events: list[tuple[Envelope, Event]]) -> Iterator[str]:
         yield from life_of_placement(found[number] for number in sorted(found))
 
 
-def _document(event: Event) -> tuple[tuple[str, ...], Any, str] | None:
+def _document(event: Event) -> tuple[tuple[str, ...], Any, Contract] | None:
     """Return the aggregate that an event carries: its name, its version, its content."""
     if isinstance(event, TaskEvent):
-        return ("task", event.task.task_id), event.task.version, event.task.model_dump_json()
+        return ("task", event.task.task_id), event.task.version, event.task
     if isinstance(event, PlacementEvent):
         placement = event.placement
-        return ("placement", placement.task_id), placement.version, placement.model_dump_json()
+        return ("placement", placement.task_id), placement.version, placement
     if isinstance(event, AttemptEvent):
         attempt = event.attempt
-        return ("attempt", attempt.task_id, str(attempt.attempt)), attempt.version, attempt.model_dump_json()
+        return ("attempt", attempt.task_id, str(attempt.attempt)), attempt.version, attempt
     if isinstance(event, WorkerEvent):
-        return ("worker", event.worker.worker_id), event.worker.version, event.worker.model_dump_json()
+        return ("worker", event.worker.worker_id), event.worker.version, event.worker
     return None
 
 

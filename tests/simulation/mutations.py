@@ -5,6 +5,7 @@
 
 import argparse
 import asyncio
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -344,7 +345,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--most", type=int, default=200, help="seeds to try")
     parser.add_argument("--only", nargs="+", choices=sorted(MUTATIONS), metavar="NAME")
-    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--processes", type=int, default=os.cpu_count(), help="bugs at a time; as many as cores")
     options = parser.parse_args()
     names = options.only or list(MUTATIONS)
     with ProcessPoolExecutor(options.processes) as pool:

@@ -225,7 +225,8 @@ class _Agent:
                 await asyncio.sleep(0.5)
                 continue
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._worker.changed.wait(), 5)
+                async with asyncio.timeout(5):
+                    await self._worker.changed.wait()
             self._worker.changed.clear()
             await asyncio.sleep(0.05)
 

@@ -16,6 +16,7 @@ COLLECTIONS = (ATTEMPTS, READS, FACTS)
 
 _WORKER = "worker"
 _POSITION = "commands"
+_LIVE: Where = {"state": In(tuple(state.value for state in LIVE))}
 
 
 async def attempt_of(reader: Reader, key: str) -> Attempt | None:
@@ -31,15 +32,13 @@ async def put_attempt(tx: Transaction, attempt: Attempt) -> None:
 
 async def live_attempts(reader: Reader) -> list[Attempt]:
     """Return the attempts that are not over for this worker, oldest first."""
-    where = {"state": In(tuple(state.value for state in LIVE))}
-    page = await reader.find(ATTEMPTS.name, where, limit=10_000)
+    page = await reader.find(ATTEMPTS.name, _LIVE, limit=10_000)
     return sorted(map(Attempt.model_validate, page.items), key=lambda attempt: attempt.received_at)
 
 
 async def live_refs(reader: Reader) -> list[AttemptRef]:
     """Return the names of the attempts that are not over for this worker."""
-    where = {"state": In(tuple(state.value for state in LIVE))}
-    return _refs((await reader.find(ATTEMPTS.name, where, limit=10_000)).items)
+    return _refs((await reader.find(ATTEMPTS.name, _LIVE, limit=10_000)).items)
 
 
 async def attempts_of_task(reader: Reader, task_id: str) -> list[Attempt]:

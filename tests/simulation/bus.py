@@ -65,8 +65,8 @@ class SimLog:
 
     def is_away(self, program: Program) -> bool:
         """Return whether a program cannot reach the broker."""
-        world = self.world
-        return world.now < self.back_at or world.now < world.cut_off.get(program, 0.0)
+        world, now = self.world, self.world.loop.seconds
+        return now < self.back_at or now < world.cut_off.get(program, 0.0)
 
     def partition(self, topic: str, key: bytes | None) -> int:
         """Return the partition of a key."""

@@ -92,7 +92,9 @@ class VirtualLoop(asyncio.BaseEventLoop):
     def call_later(  # type: ignore[override]
         self, delay: float, callback: Any, *args: Any, context: Context | None = None
     ) -> _Due:
-        return self.call_at(self.seconds + delay, callback, *args, context=context)
+        due = _Due(callback, args, copy_context() if context is None else context)
+        heappush(self._timers, (self.seconds + delay, next(self._order), due))
+        return due
 
     def _run_once(self) -> None:
         """Do what is due until somebody stops the loop; asyncio's own ``run_forever`` calls this."""
@@ -196,7 +198,7 @@ class World:
 
     def strikes(self, chance: float) -> bool:
         """Return whether something of this probability happens now."""
-        return self.is_stormy and self.random.random() < chance
+        return self.loop.seconds < self.chaos.until and self.random.random() < chance
 
     def count(self, what: str) -> None:
         """Count what was injected."""
@@ -264,7 +266,7 @@ class SimClock:
         return START + timedelta(seconds=self._world.now + self._world.wall_shift)
 
     def monotonic(self) -> float:
-        return self._world.now
+        return self._world.loop.seconds
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)

@@ -122,10 +122,11 @@ faults: .venv/.dev ## Break everything while tasks run, SEED=1, MINUTES=15 a par
 	@for run in arrays plain steps looped forecast lora; do $(python) -m tests.faults.kill_points --run $$run || exit 1; done
 
 SEEDS ?= 1000
+TASKS ?= 20
 .PHONY: simulate
-simulate: .venv/.dev ## Simulate the control plane under faults for SEEDS=1000 seeds, then hunt every planted bug
+simulate: .venv/.dev ## Simulate the control plane under faults on all cores, SEEDS=1000, TASKS=20; then hunt every planted bug
 	@MACHINE_EXAMPLES=1000 $(python) -m pytest -q tests/simulation/test_machines.py
-	@$(python) -m tests.simulation.simulate --seeds $(SEEDS)
+	@$(python) -m tests.simulation.simulate --seeds $(SEEDS) --tasks $(TASKS)
 	@$(python) -m tests.simulation.mutations
 
 .PHONY: lock

@@ -228,7 +228,7 @@ def _quietly() -> Iterator[None]:
             patch.object(consumer, "POLL_MS", 20_000),
             patch.object(figures, "_counter", _no_figure),
             patch.object(figures, "_histogram", _no_figure),
-            patch.object(Event, "model_validate_json", classmethod(lru_cache(2000)(_validated))),
+            patch.object(Event, "model_validate_json", classmethod(_event)),
             patch.object(apply, "from_headers", _envelope_of),
             patch.object(task_service, "build_router", _no_routes),
             patch.object(scheduler_service, "build_router", _no_routes),
@@ -267,6 +267,7 @@ def _envelope_of(headers: Sequence[tuple[str, bytes]]) -> Envelope:
 
 
 _envelope = lru_cache(2000)(envelope.from_headers)
+_event: Any = lru_cache(2000)(_validated)
 
 
 def _no_routes(*_: Any) -> None:

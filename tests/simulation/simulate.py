@@ -12,7 +12,7 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -35,8 +35,8 @@ from trainwright.contracts.base import Event
 from trainwright.contracts.failure import FailureClass
 from trainwright.contracts.task import FINAL, TaskDocument, TaskStatus
 from trainwright.contracts.task_config import TaskConfig
-from trainwright.runtime import apply, consumer, envelope
-from trainwright.runtime.envelope import Envelope
+from trainwright.runtime import apply, consumer
+from trainwright.runtime.envelope import Envelope, from_headers
 from trainwright.runtime.telemetry import figures
 
 SETTLE_SECONDS = 240.0
@@ -228,7 +228,7 @@ def _quietly() -> Iterator[None]:
             patch.object(consumer, "POLL_MS", 20_000),
             patch.object(figures, "_counter", _no_figure),
             patch.object(figures, "_histogram", _no_figure),
-            patch.object(Event, "model_validate_json", classmethod(_event)),
+            patch.object(Event, "model_validate_json", classmethod(EVENT_OF)),
             patch.object(apply, "from_headers", _envelope_of),
             patch.object(task_service, "build_router", _no_routes),
             patch.object(scheduler_service, "build_router", _no_routes),
@@ -258,16 +258,17 @@ def _no_figure(*_: Any) -> _Nothing:
     return _NOTHING
 
 
-def _validated(kind: type[Event], value: bytes) -> Event:
+def event_of(kind: type[Event], value: bytes) -> Event:
+    """Decode a record's value."""
     return BaseModel.model_validate_json.__func__(kind, value)  # type: ignore[attr-defined, no-any-return]
 
 
 def _envelope_of(headers: Sequence[tuple[str, bytes]]) -> Envelope:
-    return _envelope(tuple(headers))
+    return ENVELOPE_OF(tuple(headers))
 
 
-_envelope = lru_cache(2000)(envelope.from_headers)
-_event: Any = lru_cache(2000)(_validated)
+EVENT_OF: Any = lru_cache(2000)(event_of)
+ENVELOPE_OF: Callable[[Sequence[tuple[str, bytes]]], Envelope] = lru_cache(2000)(from_headers)
 
 
 def _no_routes(*_: Any) -> None:

@@ -6,11 +6,14 @@
 import os
 import subprocess
 import sys
+from unittest.mock import patch
 
 import pytest
 
+from tests.simulation import simulate
 from tests.simulation.mutations import MUTATIONS, hunt
 from tests.simulation.simulate import campaign
+from trainwright.runtime.envelope import from_headers
 
 REPLAY = """
 from tests.simulation.simulate import one
@@ -41,6 +44,16 @@ def test_a_seed_replays_exactly_in_another_process() -> None:
     }
     assert len(found) == 1
     assert len(found.pop().strip()) == 64
+
+
+def test_that_a_record_is_decoded_once_for_all_readers_changes_nothing() -> None:
+    """No handler writes into the event that it was given."""
+    shared = simulate.one((24, 20, 4, 1))
+    with (
+        patch.object(simulate, "EVENT_OF", simulate.event_of),
+        patch.object(simulate, "ENVELOPE_OF", from_headers),
+    ):
+        assert simulate.one((24, 20, 4, 1)).fingerprint == shared.fingerprint
 
 
 QUICKLY = ("attempt_numbers_are_given_again", "losses_are_charged", "skip_the_inbox", "slots_are_not_freed")

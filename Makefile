@@ -128,6 +128,12 @@ simulate: .venv/.dev ## Simulate the control plane under faults for SEEDS=1000 s
 	@$(python) -m tests.simulation.simulate --seeds $(SEEDS)
 	@$(python) -m tests.simulation.mutations
 
+TESTS ?= tests
+ONLY ?= libs services
+.PHONY: excepts
+excepts: .venv/.dev ## List every `except` that no test executes, TESTS=tests, ONLY="libs services"; half an hour
+	@$(python) -m tests.excepts --tests "$(TESTS)" $(ONLY)
+
 .PHONY: lock
 lock: .venv/.setup ## Pin the requirement files anew from pyproject.toml (UPGRADE=1 moves versions)
 	@sh $(requirements)/lock.sh

@@ -122,9 +122,10 @@ def _topics(wanted: list[str] | None) -> list[str]:
 
 
 async def _tail(address: str, topics: list[str], from_beginning: bool, limit: int | None, as_json: bool) -> None:
-    consumer = await _consumer(address, topics, from_beginning)
+    consumer = _consumer(address, topics, from_beginning)
     shown = 0
     try:
+        await _start(consumer, address, topics)
         async for record in consumer:
             _show(record, as_json)
             shown += 1
@@ -134,29 +135,30 @@ async def _tail(address: str, topics: list[str], from_beginning: bool, limit: in
         await asyncio.wait_for(consumer.stop(), 5)
 
 
-async def _consumer(address: str, topics: list[str], from_beginning: bool) -> "AIOKafkaConsumer":
+def _consumer(address: str, topics: list[str], from_beginning: bool) -> "AIOKafkaConsumer":
     import logging
 
     from aiokafka import AIOKafkaConsumer
-    from aiokafka.errors import KafkaError
 
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
-    consumer = AIOKafkaConsumer(
+    return AIOKafkaConsumer(
         *topics,
         bootstrap_servers=address,
         enable_auto_commit=False,
         auto_offset_reset="earliest" if from_beginning else "latest",
         request_timeout_ms=10_000,
     )
+
+
+async def _start(consumer: "AIOKafkaConsumer", address: str, topics: list[str]) -> None:
+    from aiokafka.errors import KafkaError
+
     try:
         await consumer.start()
     except KafkaError as error:
-        await consumer.stop()
         stop(f"Kafka does not answer at {address} ({error}); `trainwright status` says what runs")
     if not consumer.assignment():
-        await consumer.stop()
         stop(f"the broker at {address} has none of the topics {', '.join(topics)}; has the platform ever started?")
-    return consumer
 
 
 def _show(record: "ConsumerRecord[bytes, bytes]", as_json: bool) -> None:

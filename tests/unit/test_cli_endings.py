@@ -8,6 +8,8 @@ import json
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -20,7 +22,7 @@ from typer.testing import CliRunner
 
 from trainwright.cli import demo, events
 from trainwright.cli.console import CommandError
-from trainwright.cli.main import app
+from trainwright.cli.main import app, main
 from trainwright.cli.observe import save_report
 from trainwright.cli.watch import Quiet, watch
 from trainwright.client import Client, Unreachable
@@ -64,6 +66,8 @@ class Platform(BaseHTTPRequestHandler):
             ("GET", "/tasks"): {"tasks": [], "total": 0, "page": 1, "page_size": 20},
         }
         body = json.dumps(answers.get((self.command, path), {})).encode()
+        if path == "/events":
+            body = b'id: 7\nevent: event\ndata: {"type": "TaskReady"}\n\n'
         with contextlib.suppress(ConnectionError):  # who was interrupted does not wait for it
             self.send_response(200)
             self.send_header("Content-Length", str(len(body)))
@@ -98,6 +102,7 @@ def url(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         (["run", "script.py"], ("GET", f"/tasks/{TASK}"), f"trainwright task cancel {TASK}"),
         (["submit", "task.yaml", "--watch"], ("GET", f"/tasks/{TASK}"), f"trainwright task cancel {TASK}"),
         (["events", "follow"], ("GET", "/events"), ""),
+        (["task", "list"], ("GET", "/tasks"), ""),
     ],
     ids=lambda value: "-".join(value[:2]) if isinstance(value, list) else "",
 )
@@ -113,6 +118,24 @@ def test_ctrl_c_ends_what_follows_a_task_with_130_and_leaves_the_task_alone(
     assert [one for one in Platform.asked if one.startswith("POST") and one.endswith("/cancel")] == (
         [f"POST /tasks/{TASK}/cancel"] if "cancel" in command else []
     )
+
+
+def test_a_reader_that_has_gone_ends_a_command_without_a_word() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "trainwright.cli.main", "--help"]
+    with os.fdopen(writer) as out:
+        done = subprocess.run(command, stdout=out, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_an_option_without_its_value_is_wrong_usage(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["trainwright", "task", "list", "--url"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert (ended.value.code, capsys.readouterr().err) == (2, "trainwright: --url needs a value\n")
 
 
 def test_ctrl_c_in_the_demo_cancels_its_task(url: str, tmp_path: Path) -> None:
@@ -169,6 +192,19 @@ def test_an_answer_that_breaks_off_says_what_was_asked(url: str) -> None:
     Platform.at, Platform.breaks = ("GET", f"/tasks/{TASK}"), 1
     with Client(url, "k") as client, pytest.raises(Unreachable, match=f"did not answer GET /tasks/{TASK}: "):
         client.task(TASK)
+
+
+def test_a_stream_of_events_that_breaks_off_is_gone_on_with_and_one_that_never_began_is_told(url: str) -> None:
+    Platform.at, Platform.breaks = ("GET", "/events"), 0
+    with Client(url, "k") as client:
+        following = client.events()
+        assert next(following).position == "7"
+        Platform.breaks = 1
+        assert next(following).position == "7"
+        assert Platform.asked == ["GET /events"] * 3
+        Platform.breaks = 1
+        with pytest.raises(Unreachable, match=r"the stream of events from .* ended: "):
+            next(client.events())
 
 
 def test_what_is_no_address_is_told_with_its_source() -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from trainwright.training import bundle as module
 from trainwright.training import layout
 from trainwright.training.bundle import (
     MAX_POINTS,
@@ -83,3 +84,8 @@ def test_without_git_a_repository_has_no_commit(tmp_path: Path, monkeypatch: pyt
     (tmp_path / ".git").mkdir()
     monkeypatch.setenv("PATH", str(tmp_path))
     assert git_commit(tmp_path / "src") is None
+
+
+def test_packages_that_are_not_here_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_PACKAGES", ("numpy", "nothing-of-this-name"))
+    assert list(module.environment()["packages"]) == ["numpy"]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from trainwright.cli.console import INTERRUPTED, clock, complain, json_line, stop
+from trainwright.cli.console import clock, complain, json_line, stop
 
 if TYPE_CHECKING:
     from aiokafka import AIOKafkaConsumer, ConsumerRecord
@@ -32,10 +32,7 @@ def tail(
 ) -> None:
     """Show events as they are published, read from Kafka; Ctrl-C ends it."""
     address = _address()
-    try:
-        asyncio.run(_tail(address, _topics(topic), from_beginning, limit, as_json))
-    except KeyboardInterrupt:
-        raise typer.Exit(INTERRUPTED) from None
+    asyncio.run(_tail(address, _topics(topic), from_beginning, limit, as_json))
 
 
 @app.command()
@@ -62,17 +59,14 @@ def follow(
 
     start = "beginning" if from_beginning and after is None else None
     shown = 0
-    try:
-        with connect() as client:
-            for event in client.events(
-                types=type or (), topics=topic or (), subject=subject, start=start, after=after
-            ):
-                _show_streamed(event, as_json)
-                shown += event.is_event
-                if shown == limit:
-                    return
-    except KeyboardInterrupt:
-        raise typer.Exit(INTERRUPTED) from None
+    with connect() as client:
+        for event in client.events(
+            types=type or (), topics=topic or (), subject=subject, start=start, after=after
+        ):
+            _show_streamed(event, as_json)
+            shown += event.is_event
+            if shown == limit:
+                return
 
 
 def _show_streamed(event: "StreamedEvent", as_json: bool) -> None:

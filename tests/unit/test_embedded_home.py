@@ -171,7 +171,12 @@ def test_a_port_that_somebody_keeps_without_listening_is_in_use() -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0 or sys.platform != "linux", reason="only root can become nobody")
 def test_a_port_that_wants_more_rights_is_told_so() -> None:
-    code = "import os; from trainwright.embedded.home import port_in_use as ask; os.setuid(65534); ask(1)"
+    code = (
+        "import os; from trainwright.embedded.home import port_in_use\n"
+        "os.seteuid(65534)\n"
+        "try: port_in_use(1)\n"
+        "finally: os.seteuid(0)\n"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     if done.returncode == 0:
         pytest.skip("every user may take any port here")

@@ -27,7 +27,8 @@ from trainwright.cli.observe import save_report
 from trainwright.cli.watch import Quiet, watch
 from trainwright.client import Client, Unreachable
 from trainwright.contracts.log import LogPage
-from trainwright.contracts.task import TaskView, TransitionAnswer
+from trainwright.contracts.task import StoredFile, TaskView, TransitionAnswer
+from trainwright.embedded.home import Home
 
 TASK = "task-3f9c1a7be042"
 
@@ -63,13 +64,14 @@ class Platform(BaseHTTPRequestHandler):
             ("GET", f"/tasks/{TASK}/logs"): {**example(LogPage), "entries": []},
             ("POST", f"/tasks/{TASK}/cancel"): {**example(TransitionAnswer), "phase": "stopping"},
             ("POST", "/tasks"): running,
+            ("POST", "/files"): {**example(StoredFile), "task_id": None},
             ("GET", "/tasks"): {"tasks": [], "total": 0, "page": 1, "page_size": 20},
         }
         body = json.dumps(answers.get((self.command, path), {})).encode()
         if path == "/events":
             body = b'id: 7\nevent: event\ndata: {"type": "TaskReady"}\n\n'
         with contextlib.suppress(ConnectionError):  # who was interrupted does not wait for it
-            self.send_response(200)
+            self.send_response(404 if self.command == "HEAD" else 200)  # no file is stored yet
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(b"" if self.command == "HEAD" else body)
@@ -173,6 +175,19 @@ def test_a_record_that_is_no_json_is_shown_as_text(capsys: pytest.CaptureFixture
     record = ConsumerRecord("trainwright.task.v1", 0, 7, 0, 0, b"key", b"no \xff json", None, 3, 10, ())
     events._show(record, as_json=True)
     assert json.loads(capsys.readouterr().out)["data_text"] == "no \ufffd json"
+
+
+def test_a_file_that_is_not_stored_yet_is_sent(url: str) -> None:
+    with Client(url, "k") as client:
+        client.upload(b"print(1)")
+    assert [one.partition(" ")[0] for one in Platform.asked] == ["HEAD", "POST"]
+
+
+def test_a_home_that_cannot_be_used_is_one_sentence(tmp_path: Path) -> None:
+    Home(tmp_path).lock_file.mkdir()
+    done = CliRunner().invoke(app, ["down", "--home", str(tmp_path)])
+    assert isinstance(done.exception, CommandError)
+    assert str(done.exception) == f"The home {tmp_path} cannot be used: is a directory"
 
 
 def test_a_watch_goes_on_over_a_platform_that_is_away_for_a_moment(url: str) -> None:

@@ -1,4 +1,4 @@
-"""What `make excepts` counts is what the code has, and every excuse that it accepts is for a clause that is there."""
+"""What `make excepts` counts is what the code has, and what it excuses is there."""
 
 from tests.excepts import EXCUSED, ROOT, clauses, clauses_below
 

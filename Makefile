@@ -131,7 +131,7 @@ simulate: .venv/.dev ## Simulate the control plane under faults for SEEDS=1000 s
 TESTS ?= tests
 ONLY ?= libs services
 .PHONY: excepts
-excepts: .venv/.dev ## List every `except` that no test executes, TESTS=tests, ONLY="libs services"; half an hour
+excepts: .venv/.dev ## List every `except` that no test executes, TESTS=tests, ONLY="libs services"; longer than the tests
 	@$(python) -m tests.excepts --tests "$(TESTS)" $(ONLY)
 
 .PHONY: lock

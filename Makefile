@@ -129,6 +129,12 @@ simulate: .venv/.dev ## Simulate the control plane under faults on all cores, SE
 	@$(python) -m tests.simulation.simulate --seeds $(SEEDS) --tasks $(TASKS)
 	@$(python) -m tests.simulation.mutations
 
+TESTS ?= tests
+ONLY ?= libs services
+.PHONY: excepts
+excepts: .venv/.dev ## List every `except` that no test executes, TESTS=tests, ONLY="libs services"; longer than the tests
+	@$(python) -m tests.excepts --tests "$(TESTS)" $(ONLY)
+
 .PHONY: lock
 lock: .venv/.setup ## Pin the requirement files anew from pyproject.toml (UPGRADE=1 moves versions)
 	@sh $(requirements)/lock.sh

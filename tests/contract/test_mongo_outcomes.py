@@ -150,6 +150,20 @@ async def test_a_server_that_takes_everything_and_answers_nothing_is_given_up(
     assert await counted(store) == (2, 2)
 
 
+async def test_a_server_that_did_not_answer_at_the_start_is_opened_when_it_does(proxy: MongoProxy) -> None:
+    store = MongoStore(proxy.url, f"test_{uuid4().hex[:12]}", COLLECTIONS)
+    proxy.silent = True
+    with pytest.raises(StoreUnavailable, match="cannot be opened"):
+        await store.open()
+    with pytest.raises(StoreUnavailable, match="is closed"):
+        await counted(store)
+    proxy.heal()
+    await store.open()
+    await add_one(store)
+    assert await counted(store) == (1, 1)
+    await store.close()
+
+
 async def test_what_the_server_can_never_take_is_not_its_absence(isolating_mongo: MongoServer) -> None:
     """Waiting would not mend it: a consumer must put the record aside instead of standing still."""
     store = MongoStore(isolating_mongo.url, f"test_{uuid4().hex[:12]}", COLLECTIONS)

@@ -16,6 +16,7 @@ import pytest
 
 from tests.contract.document_store import COLLECTIONS, DocumentStoreContract, put
 from trainwright.contracts.errors import StoreUnavailable
+from trainwright.storage.again import again_if_busy
 from trainwright.storage.sqlite import SqliteStore
 
 
@@ -225,6 +226,24 @@ async def test_another_process_that_holds_the_file_is_a_store_that_does_not_answ
     other.execute("ROLLBACK")
     other.close()
     await put(store, "a", {"x": 2})
+
+
+async def test_who_met_another_writer_is_done_once_that_one_has_gone(store: SqliteStore, tmp_path: Path) -> None:
+    tries = 0
+    with contextlib.closing(sqlite3.connect(tmp_path / "deep" / "things.db", isolation_level=None)) as holder:
+        holder.execute("BEGIN IMMEDIATE")
+
+        async def write() -> None:
+            nonlocal tries
+            tries += 1
+            if tries == 2:
+                holder.rollback()
+            await put(store, "a", {"n": tries})
+
+        await again_if_busy(write)
+    found = await store.get("things", "a")
+    assert found is not None
+    assert (tries, found["n"]) == (2, 2)
 
 
 async def test_a_statement_that_is_wrong_in_itself_is_not_the_store_s_fault(store: SqliteStore) -> None:

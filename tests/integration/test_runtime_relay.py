@@ -199,19 +199,42 @@ async def test_rows_that_were_sent_long_ago_are_swept_and_young_ones_kept(
     assert await store.outbox_again(now - timedelta(days=2)) == 2
 
 
-async def test_pulses_go_out_newest_only_and_are_dropped_while_kafka_is_away(broker: KafkaProcess) -> None:
+async def test_a_relay_that_cannot_use_its_store_s_tables_goes_on_when_it_can(
+    kafka: str, store: SqliteStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not an engine that is away: a statement that fails in itself, as after a restore of half a store."""
+    subject = f"task-{time.time_ns() & 0xFFFFFFFFFFFF:012x}"
+    await say(store, task_event(int(subject[5:], 16)))
+    async with store.transaction() as tx:
+        tx.connection.execute("ALTER TABLE outbox RENAME TO aside")
+    async with running(Relay("counting", store, client_of(kafka), SystemClock()).run()):
+        await eventually(lambda: "the relay's client broke" in caplog.text, within=30, what="the relay to fail")
+        async with store.transaction() as tx:
+            tx.connection.execute("ALTER TABLE aside RENAME TO outbox")
+        await sent(store)
+    assert [record.key.decode() for record in await log_of(kafka, TASK.name)].count(subject) == 1
+
+
+async def test_pulses_go_out_newest_only_and_are_dropped_while_kafka_is_away(
+    broker: KafkaProcess, caplog: pytest.LogCaptureFixture
+) -> None:
     kafka, clock = client_of(broker.bootstrap), SystemClock()
     await kafka.ensure_topics()
     sender = PulseSender("scheduler", kafka, clock)
 
-    def beat(seq: int) -> SchedulerProbed:
-        return SchedulerProbed(scheduler="scheduler-0", seq=seq, time=clock.now())
+    class Unheard(SchedulerProbed):
+        """Belongs on no topic."""
+
+    def beat(seq: int, kind: type[SchedulerProbed] = SchedulerProbed) -> SchedulerProbed:
+        return kind(scheduler="scheduler-0", seq=seq, time=clock.now())
 
     async def heard() -> list[int]:
         events = [open_record(record)[1] for record in await log_of(broker.bootstrap, PULSE.name)]
         return [event.seq for event in events if isinstance(event, SchedulerProbed)]
 
     async with running(sender.run()):
+        sender.send("a", beat(0, Unheard))
+        await eventually(lambda: "client broke; it is built anew" in caplog.text, within=20, what="the mistake")
         sender.send("a", beat(1))
         sender.send("a", beat(2))
         sender.send("b", beat(3))

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from trainwright.cli import uploads
+from trainwright.cli import config, uploads
 from trainwright.cli.console import CommandError
 from trainwright.cli.documents import prepare, read_document
 
@@ -39,6 +39,9 @@ BOMB += "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in rang
         ("deep.yaml", "x: " + "[" * 3000 + "]" * 3000, "nested deeper than"),
         ("deep.json", '{"x": ' + "[" * 30000 + "]" * 30000 + "}", "nested deeper than"),
         ("bomb.yaml", BOMB, "holds more than 100000 values"),
+        ("long.yaml", "x: " + "9" * 5000, "Exceeds the limit"),
+        ("long.json", '{"x": ' + "9" * 5000 + "}", "Exceeds the limit"),
+        ("half.json", '{"parameters": {"x": "\\ud800"}}', "half a character"),
         ("list.yaml", "- a\n", "holds a list; a task document is a mapping"),
         ("empty.yaml", "", "holds nothing; a task document is a mapping"),
     ],
@@ -71,6 +74,41 @@ def test_a_tilde_means_the_readers_own_home(tmp_path: Path, monkeypatch: pytest.
 def test_a_missing_document_is_named(tmp_path: Path) -> None:
     with pytest.raises(CommandError, match=r"nowhere\.yaml does not exist"):
         read_document(tmp_path / "nowhere.yaml")
+
+
+def test_a_document_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CommandError, match="is a folder; name the task document in it"):
+        read_document(tmp_path)
+    latin = tmp_path / "latin.yaml"
+    latin.write_bytes(b"name: caf\xe9\n")
+    with pytest.raises(CommandError, match=r"latin\.yaml cannot be read: 'utf-8' codec"):
+        read_document(latin)
+
+
+def test_a_home_of_nobody_is_told_as_it_was_written(tmp_path: Path) -> None:
+    with pytest.raises(CommandError, match=r"~nobody-of-this-name/a\.py: "):
+        prepare({"recipe": "script", "parameters": {"path": "~nobody-of-this-name/a.py"}}, tmp_path)
+
+
+@pytest.mark.parametrize("source", [b"import helper\ndef (\n", b"import helper\n\0"], ids=["syntax", "zero"])
+def test_a_script_that_python_cannot_read_goes_along_alone(tmp_path: Path, source: bytes) -> None:
+    """The run itself will show what is wrong with it."""
+    (tmp_path / "train.py").write_bytes(source)
+    write(tmp_path / "helper.py", "")
+    prepared = prepare({"recipe": "script", "parameters": {"path": "train.py"}}, tmp_path)
+    assert [upload.source.name for upload in prepared.uploads] == ["train.py"]
+
+
+def test_a_gitignore_that_is_none_is_named(tmp_path: Path) -> None:
+    write(tmp_path / "job/train.py", "")
+    write(tmp_path / "job/.gitignore", "!\n")
+    with pytest.raises(CommandError, match=r"job/\.gitignore cannot be read: Invalid git pattern"):
+        uploads.folder_files(tmp_path / "job")
+
+
+def test_what_cannot_be_written_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CommandError, match=r"none/new\.yaml cannot be written: No such file or directory"):
+        config._write(b"recipe: script\n", tmp_path / "none/new.yaml")
 
 
 def test_a_script_brings_the_modules_that_it_imports_and_nothing_else(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from trainwright.contracts.metric import MetricBatch, MetricPoint
 from trainwright.contracts.resource import ResourceRequirements, parse_bytes
 from trainwright.contracts.task import TaskCreatedAnswer
 from trainwright.contracts.task_config import CreateTask, FileRef, TaskConfig
+from trainwright.contracts.webhook import CreateWebhook
 
 
 def wrong(model: Any, data: Any) -> dict[str, str]:
@@ -208,3 +209,11 @@ def test_every_error_knows_its_status_its_code_and_whether_to_try_again() -> Non
         assert kind.retryable == (kind.status == 503 or kind.code == "version_conflict")
     assert issubclass(Damaged, TrainwrightError)
     assert InvalidInput("x").errors == []
+
+
+def test_where_a_listener_begins_is_a_word_or_a_moment() -> None:
+    url = {"url": "https://hooks.example.com/here"}
+    assert CreateWebhook.model_validate({**url, "start": "beginning"}).start == "beginning"
+    assert wrong(CreateWebhook, {**url, "start": "soon"})["start"] == (
+        "is not `beginning`, `now`, or a moment like 2025-03-03T08:15:30Z"
+    )

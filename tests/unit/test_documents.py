@@ -127,6 +127,12 @@ def test_a_value_that_yaml_cannot_show_is_escaped(odd: str) -> None:
     assert changed.startswith("# kept\n")
 
 
+def test_a_date_that_there_is_not_is_text_and_written_anew() -> None:
+    """One library reads it as the text that it is, the one that keeps comments as a date."""
+    changed = edited("# gone\nsince: 2024-02-30\n", "yaml", {"since": "2024-02-30", "n": 1})
+    assert read(changed, "yaml") == {"since": "2024-02-30", "n": 1}
+
+
 def test_what_cannot_be_edited_is_written_anew() -> None:
     text = "a: &x {b: 1}  # shared\nc: *x\n"
     assert read(edited(text, "yaml", {"a": {"b": 2}, "c": {"b": 1}}), "yaml") == {"a": {"b": 2}, "c": {"b": 1}}

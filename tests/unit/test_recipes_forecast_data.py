@@ -1,5 +1,6 @@
 """From a file to series: what is summed, what is refused, and how each refusal says what would be right."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -221,6 +222,17 @@ def test_a_file_in_another_encoding_says_what_to_save_it_as(bench: Bench, encodi
     data = ForecastData(path=str(bench.path), time="Date", target="Sales")
     with pytest.raises(DataError, match=r"sales\.csv is not text in UTF-8.*save it as CSV in UTF-8"):
         load_panel(data, ForecastConfig())
+
+
+def test_parquet_without_the_package_that_reads_it(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    for package in ("pyarrow", "fastparquet"):
+        monkeypatch.setitem(sys.modules, package, None)  # as if it were not installed
+    path = bench.path.with_suffix(".parquet")
+    path.write_bytes(b"PAR1")
+    with pytest.raises(
+        DataError, match=r"sales\.parquet: reading Parquet needs the package pyarrow on the worker"
+    ):
+        load_panel(ForecastData(path=str(path), time="Date", target="Sales"), ForecastConfig())
 
 
 def test_a_file_that_is_not_there(bench: Bench) -> None:

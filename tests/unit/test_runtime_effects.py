@@ -9,6 +9,7 @@ import pytest
 
 from tests.runtime_kit import COLLECTIONS, FastClock, queued, task_event
 from trainwright.contracts.base import Event
+from trainwright.runtime import effects
 from trainwright.runtime.clock import Backoff, Clock, SystemClock, derived_id
 from trainwright.runtime.effects import TRIES, EffectHandler, EffectRunner, Outcome
 from trainwright.runtime.envelope import Cause
@@ -197,3 +198,40 @@ async def test_who_is_told_to_end_beside_a_commit_ends(store: SqliteStore, turns
     runner.cancel()
     _, late = await asyncio.wait({runner}, timeout=5)
     assert not late, "the cancellation was lost, and it would go on for ever"
+
+
+async def test_a_store_that_goes_before_an_effect_is_marked_done_is_no_effect_s_fault(
+    store: SqliteStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    calls: list[int] = []
+
+    async def render(arguments: dict[str, Any]) -> None:
+        calls.append(arguments["n"])
+        if len(calls) == 1:
+            await store.close()
+
+    await want(store, 1)
+    runner = asyncio.create_task(EffectRunner("result", store, {"render": render}, SystemClock()).run())
+    await eventually(lambda: "effects wait" in caplog.text)
+    await store.open()
+    await no_more_pending(store)
+    runner.cancel()
+    await asyncio.gather(runner, return_exceptions=True)
+    assert calls == [1, 1]
+    assert "failed" not in caplog.text
+
+
+async def test_an_effect_that_another_process_has_saved_is_found_by_looking(
+    store: SqliteStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(effects, "IDLE", 0.05)
+    handler, other = Rendering(), SqliteStore(tmp_path / "effects.db", COLLECTIONS)
+    await other.open()
+    runner = asyncio.create_task(EffectRunner("result", store, {"render": handler}, SystemClock()).run())
+    await asyncio.sleep(0.1)  # it waits for a commit of its own process
+    await want(other, 1)
+    await no_more_pending(other)
+    runner.cancel()
+    await asyncio.gather(runner, return_exceptions=True)
+    await other.close()
+    assert handler.outside == [1]

@@ -12,6 +12,7 @@ from pydantic import SecretStr
 from starlette.types import ASGIApp, Message, Scope
 
 from tests.runtime_kit import COLLECTIONS, Counting, FastClock, record, task_event, versions_seen
+from trainwright.contracts.dead import DeadLetter
 from trainwright.contracts.errors import (
     Conflict,
     Damaged,
@@ -29,7 +30,8 @@ from trainwright.contracts.errors import (
 from trainwright.contracts.task import TaskReady
 from trainwright.contracts.task_config import CreateTask
 from trainwright.contracts.topics import TASK
-from trainwright.runtime.apply import Inbound, apply_each
+from trainwright.runtime.apply import DEAD_LETTERS, Inbound, apply_each
+from trainwright.runtime.dead import replay
 from trainwright.runtime.envelope import Reread
 from trainwright.runtime.health import Health
 from trainwright.runtime.http import INTERNAL_HEADER, PREFIX, Calling, build_app, internal_only
@@ -295,6 +297,15 @@ class TestDeadLetters:
         assert "it fails again: Poison: " in found["detail"]
         (after,) = (await client.get(f"{PREFIX}/dead/counting")).json()["dead_letters"]
         assert after == letter
+
+    async def test_without_the_store_nothing_is_said_against_a_record(self, service: Service) -> None:
+        await self.put_aside(service, None)
+        (kept,) = (await service.store.find(DEAD_LETTERS.name)).items
+        await service.store.close()
+        with pytest.raises(StoreUnavailable):
+            await replay(DeadLetter.model_validate(kept), service)
+        await service.store.open()
+        assert (await service.store.find(DEAD_LETTERS.name)).items == [kept]
 
 
 class TestAccepting:

@@ -2,15 +2,19 @@
 
 import asyncio
 from datetime import datetime
+from pathlib import Path
 
 import pytest
 
 from tests.contract.document_store import COLLECTIONS
+from tests.harness import eventually
 from tests.runtime_kit import FastClock
 from trainwright.contracts.errors import LeaseLost
+from trainwright.runtime.clock import SystemClock
 from trainwright.runtime.lease import Lease
 from trainwright.storage.fence import FENCE
 from trainwright.storage.memory import MemoryStore
+from trainwright.storage.sqlite import SqliteStore
 
 LENGTH = 8.0
 
@@ -179,3 +183,59 @@ async def test_what_a_job_raises_ends_the_process(store: MemoryStore) -> None:
     with pytest.raises(RuntimeError, match="a mistake"):
         await Lease("things", store, HandClock(), length=LENGTH, alone=True).run([fails])
     assert (await store.lease()).holder is None
+
+
+async def test_a_job_that_finds_out_first_ends_no_process(store: MemoryStore) -> None:
+    clock, epochs = HandClock(), list[int]()
+    lease = Lease("things", store, clock, length=LENGTH, alone=True)
+
+    async def write_for_ever() -> None:
+        fence = FENCE.get()
+        assert fence is not None
+        epochs.append(fence.epoch)
+        while True:
+            async with store.transaction() as tx:
+                await tx.put("plain", "leader", {"epoch": fence.epoch})
+            await clock.sleep(1)
+
+    running = asyncio.create_task(lease.run([write_for_ever]))
+    await clock.move(0.25)
+    assert await store.take_lease(await store.lease(), "another")
+    await clock.move(1)
+    assert not running.done()
+    assert not lease.leads
+    await store.release_lease(2)
+    await clock.move(1)
+    assert (lease.leads, epochs) == (True, [1, 3])
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_a_store_that_is_away_is_waited_for_and_costs_no_leader_its_lease(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    away = SqliteStore(tmp_path / "lease.db", COLLECTIONS)
+    lease = Lease("things", away, SystemClock(), length=0.8, alone=False)
+    running = asyncio.create_task(lease.run([asyncio.Event().wait]))  # type: ignore[list-item]
+    await eventually(
+        lambda: "the lease waits for the store" in caplog.text, within=20, what="the store to be missed"
+    )
+    await away.open()
+    await eventually(lambda: lease.leads, within=20, what="the lease to be taken")
+    await away.close()
+    await eventually(lambda: "cannot be renewed" in caplog.text, within=20, what="the store to be missed again")
+    await away.open()
+    before = await away.lease()
+
+    async def is_renewed() -> bool:
+        return (await away.lease()).beat > before.beat
+
+    await eventually(is_renewed, within=20, what="the lease to be renewed")
+    assert lease.leads
+    assert (await away.lease()).epoch == before.epoch == 1
+    await away.close()
+    caplog.set_level("INFO")
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    assert running.cancelled()
+    assert "could not be released" in caplog.text

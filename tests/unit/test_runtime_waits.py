@@ -4,9 +4,11 @@ import logging
 
 import pytest
 
-from tests.runtime_kit import FastClock
+from tests.runtime_kit import COLLECTIONS, FastClock
 from trainwright.contracts.errors import StoreUnavailable
+from trainwright.runtime.waiting import becomes
 from trainwright.runtime.waits import SAID_EVERY, Waits
+from trainwright.storage.memory import MemoryStore
 
 
 async def test_a_missing_part_is_said_now_and_then_until_it_comes(caplog: pytest.LogCaptureFixture) -> None:
@@ -50,3 +52,17 @@ async def test_a_part_that_is_there_is_not_talked_about(caplog: pytest.LogCaptur
 
     await Waits(FastClock()).reach("Kafka", is_there)
     assert caplog.records == []
+
+
+@pytest.mark.parametrize("comes", [False, True])
+async def test_news_that_no_commit_of_this_process_told_is_looked_for_once_more(comes: bool) -> None:
+    """Another process may have written it meanwhile."""
+    looks = 0
+
+    async def check() -> bool:
+        nonlocal looks
+        looks += 1
+        return comes and looks == 2
+
+    assert await becomes(check, MemoryStore(COLLECTIONS), within=0.02) is comes
+    assert looks == 2

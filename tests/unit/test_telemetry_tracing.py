@@ -148,9 +148,18 @@ def test_a_dead_collector_costs_a_bounded_queue_and_a_bounded_end(answers: bool)
         assert until(lambda: on.begin(PROCESS, "task", "x", PARENT, not_asked).traceparent == PARENT, WITHIN)
 
 
-@pytest.mark.parametrize(("age", "spans"), [(0, ["process TaskReady"]), (3601, [])])
+@pytest.mark.parametrize(
+    ("age", "time", "spans"),
+    [
+        (0, None, ["process TaskReady"]),
+        (3601, None, []),
+        (3601, b"yesterday", ["process TaskReady"]),
+        (3601, b"2025-03-03T08:15:30", ["process TaskReady"]),
+    ],
+    ids=["news", "history", "no time", "a time of nowhere"],
+)
 async def test_a_service_that_reads_history_does_not_tell_its_traces_again(
-    tmp_path: Path, collector: Collector, age: float, spans: list[str]
+    tmp_path: Path, collector: Collector, age: float, time: bytes | None, spans: list[str]
 ) -> None:
     clock = FastClock()
     clock.slept.append(age)
@@ -158,7 +167,8 @@ async def test_a_service_that_reads_history_does_not_tell_its_traces_again(
     await store.open()
     TRACING.start(collector.url)
     try:
-        await apply([record(task_event())], Counting().inbound(store, clock))
+        told = record(task_event(), headers=None if time is None else {"ce_time": time})
+        await apply([told], Counting().inbound(store, clock))
         (row,) = await store.outbox_pending("event", 1)
     finally:
         await asyncio.to_thread(TRACING.stop, 5)

@@ -4,8 +4,18 @@ import json
 import math
 from pathlib import Path
 
+import pytest
+
+from trainwright.training import bundle as module
 from trainwright.training import layout
-from trainwright.training.bundle import MAX_POINTS, bundle_files, downsample, write_history, write_metadata
+from trainwright.training.bundle import (
+    MAX_POINTS,
+    bundle_files,
+    downsample,
+    git_commit,
+    write_history,
+    write_metadata,
+)
 from trainwright.training.spool import SpoolWriter, encode_record
 
 
@@ -54,3 +64,28 @@ def test_links_and_half_written_files_are_not_part_of_a_bundle(tmp_path: Path) -
     (tmp_path / "secret").write_text("outside")
     (bundle / "link").symlink_to(tmp_path / "secret")
     assert bundle_files(tmp_path) == {"model/weights.bin": bundle / "model" / "weights.bin"}
+
+
+@pytest.mark.parametrize("metrics", [[1, 2], {"loss": 3}, {"loss": [["first", 1.0]]}])
+def test_what_a_script_wrote_in_place_of_the_history_it_goes_on_from_is_none(
+    tmp_path: Path, metrics: object
+) -> None:
+    layout.write_json(tmp_path / layout.SPEC, {"resume": {"step": 5, "folder": "before"}})
+    (tmp_path / "before").mkdir()
+    layout.write_json(tmp_path / "before" / "history.json", {"metrics": metrics})
+    writer = SpoolWriter(tmp_path / layout.SPOOL)
+    writer.append([encode_record((1, 0.0, 6, None, {"loss": 0.5}))])
+    writer.close()
+    write_history(tmp_path)
+    assert json.loads((tmp_path / "bundle" / "history.json").read_text()) == {"metrics": {"loss": [[6, 0.5]]}}
+
+
+def test_without_git_a_repository_has_no_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / ".git").mkdir()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert git_commit(tmp_path / "src") is None
+
+
+def test_packages_that_are_not_here_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_PACKAGES", ("numpy", "nothing-of-this-name"))
+    assert list(module.environment()["packages"]) == ["numpy"]

@@ -332,3 +332,43 @@ def test_reporting_costs_microseconds(tmp_path: Path) -> None:
         if best["p50_us"] <= 5 and best["p99_us"] <= 50:
             return
     raise AssertionError(best)
+
+
+def test_what_a_full_disk_refuses_waits_and_is_written_once_there_is_room(tmp_path: Path) -> None:
+    done = run(
+        """
+        import resource, time, trainwright
+        run = trainwright.init()
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+        run.log(1, {"loss": 2.0})
+        time.sleep(0.5)  # the disk refuses it meanwhile
+        assert len(run._queue) == 1
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        until = time.monotonic() + 20
+        while run._queue and time.monotonic() < until:
+            time.sleep(0.01)
+        assert not run._queue, "nobody tries again"
+        run.log(2, {"loss": 1.0})
+        """,
+        tmp_path,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [record.step for record in records(tmp_path)] == [1, 2]
+
+
+def test_a_script_that_closes_its_stderr_still_reports(tmp_path: Path) -> None:
+    done = run(
+        """
+        import sys, trainwright
+        run = trainwright.init(name="quiet")
+        run.log(1, {"loss": 2.0})
+        sys.stderr.close()
+        run.finish()
+        print("over")
+        """,
+        tmp_path,
+        worker=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "over\n")
+    (folder,) = (tmp_path / "trainwright-runs").iterdir()
+    assert [record.step for record in records(folder)] == [1]

@@ -175,6 +175,44 @@ def test_what_the_run_refuses_leaves_it_untouched_and_says_why(tmp_path: Path) -
     run.finish()
 
 
+def test_a_check_that_fails_in_a_way_of_its_own_is_told_by_its_words(tmp_path: Path) -> None:
+    class Refused(Exception):
+        def __init__(self, found: list[dict[str, str]]) -> None:
+            super().__init__("the depth is too large")
+            self.found = found
+
+        def errors(self) -> list[dict[str, str]]:
+            return self.found  # not what pydantic's errors have
+
+    def check(parameters: dict[str, Any]) -> None:
+        if parameters["depth"] > 2:
+            raise Refused([{"path": "depth"}])
+
+    run = attempt(tmp_path, 1, parameters={"depth": 2})
+    run.accepts(check)
+    hand_over(run, change(1, None, depth=(2, 3)))
+    assert not run.should_stop()
+    assert answers(run) == [{"revision": 1, "error": "the depth is too large"}]
+    run.finish()
+
+
+def test_an_answer_that_cannot_be_written_is_said_and_written_later(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = attempt(tmp_path, 1, parameters={"lr": 0.1})
+    (run.directory / layout.PARAMETERS).mkdir()
+    hand_over(run, change(1, None, lr=(0.1, 0.2)))
+    run.should_stop()
+    assert run.parameters == {"lr": 0.2}
+    assert (
+        "changed parameters hold, but that cannot be written down yet: Is a directory" in capsys.readouterr().err
+    )
+    (run.directory / layout.PARAMETERS).rmdir()
+    run.should_stop()
+    assert answers(run) == [{"revision": 1, "step": 1}]
+    run.finish()
+
+
 def test_a_newer_change_wins_over_an_older_one_that_is_to_come_again(tmp_path: Path) -> None:
     changes = [change(1, 5, lr=(0.1, 0.2)), change(2, None, lr=(0.2, 0.3))]
     run = attempt(tmp_path, 1, parameters={"lr": 0.3}, changes=changes)

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+import tempfile
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
@@ -158,3 +159,14 @@ def test_a_run_alone_goes_on_from_the_newest_of_its_name_that_is_whole(
     assert done.stdout == "[1, 2, 3, 4, 5, 6, 7, 8, 9]\n", "nothing was left to do"
     shutil.rmtree(next(runs.glob("mine-2-*")) / layout.CHECKPOINTS)
     assert "[1, 2, 3, 4]" in alone(tmp_path, True, "mine-2", 4).stdout
+
+
+@pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="needs a second disk")
+def test_a_run_that_was_moved_to_another_disk_is_gone_on_from(tmp_path: Path) -> None:
+    """Its files cannot get a second name here: they are copied."""
+    alone(tmp_path, True, "mine", 4)
+    (before,) = (tmp_path / "trainwright-runs").glob("mine-*")
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as disk:
+        before.symlink_to(shutil.move(before, disk))
+        again = alone(tmp_path, True, "mine", 6)
+    assert again.stdout == "[1, 2, 3, 4, 5, 6]\n"

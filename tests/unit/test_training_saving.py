@@ -3,6 +3,7 @@
 import json
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -316,6 +317,26 @@ def test_a_disk_that_refuses_is_a_warning_and_the_training_goes_on(tmp_path: Pat
     )
     assert kinds(tmp_path) == [(1, "periodic"), (3, "periodic")]
     assert not [path for path in (tmp_path / layout.CHECKPOINTS).iterdir() if layout.is_temporary(path)]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits a process's memory")
+def test_without_memory_for_a_copy_a_checkpoint_is_left_out_and_the_training_goes_on(tmp_path: Path) -> None:
+    done = run(
+        """
+        import pathlib, resource, numpy, trainwright
+        run = trainwright.init()
+        big = numpy.zeros(500_000_000, dtype=numpy.uint8)
+        now = int(pathlib.Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (now + 200_000_000, resource.RLIM_INFINITY))
+        run.checkpoint(1, weights={"all": big})
+        resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        run.checkpoint(2, weights={"all": big[:10]})
+        """,
+        tmp_path,
+    )
+    assert done.returncode == 0
+    assert done.stderr.startswith("trainwright: the checkpoint of step 1 was not saved: Unable to allocate")
+    assert kinds(tmp_path) == [(2, "periodic")]
 
 
 @pytest.fixture

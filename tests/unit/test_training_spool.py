@@ -102,6 +102,12 @@ def test_zeroes_at_the_end_as_after_a_power_cut_are_not_records(tmp_path: Path) 
     assert drain(SpoolReader(tmp_path)) == [1]
 
 
+@pytest.mark.parametrize("other", [b"\xc1", b"\x80"], ids=["no msgpack", "no record"])
+def test_a_whole_frame_that_holds_no_record_stops_the_reader_before_it(tmp_path: Path, other: bytes) -> None:
+    segment_path(tmp_path, 1).write_bytes(frame(payload(1)) + frame(other) + frame(payload(2)))
+    assert drain(SpoolReader(tmp_path)) == [1]
+
+
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
 def test_a_full_disk_raises_and_keeps_what_was_whole(tmp_path: Path) -> None:
     writer = SpoolWriter(tmp_path)

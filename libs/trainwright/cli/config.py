@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from trainwright.cli.console import FAILED, ago, fact, json_line, stop, table
+from trainwright.cli.documents import read_text
 from trainwright.cli.session import again, connect
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def create(
     as_json: AsJson = False,
 ) -> None:
     """Keep a task document; its text stays as it is, comments and all."""
-    text, format = _read(file)
+    text, format = read_text(file)
     with connect() as client:
         _tell(client.configs.create(text, format=format, name=name, comment=comment), as_json)
 
@@ -82,7 +83,7 @@ def update(
     config_id: ConfigId, file: File, comment: Comment = "", expect: Expect = None, as_json: AsJson = False
 ) -> None:
     """Make a document the next version."""
-    text, format = _read(file)
+    text, format = read_text(file)
     with connect() as client:
         config = client.configs.replace(config_id, text, format=format, comment=comment, expected=expect)
     _tell(config, as_json)
@@ -144,7 +145,7 @@ def restore(
 @app.command()
 def validate(file: File, as_json: AsJson = False) -> None:
     """Check a document against its recipe: every wrong field is named; exit code 1 when one is."""
-    text, format = _read(file)
+    text, format = read_text(file)
     with connect() as client:
         found = client.configs.validate(text, format=format)
     if as_json:
@@ -202,18 +203,6 @@ def new(
     if out is not None and out.exists():
         stop(f"{out} exists; name another file")
     _write(text.encode(), out)
-
-
-def _read(file: Path) -> tuple[str, str]:
-    """Return a file's text, whole and as it is, and its format."""
-    try:
-        return file.read_bytes().decode("utf-8"), "json" if file.suffix == ".json" else "yaml"
-    except FileNotFoundError:
-        stop(f"{file} does not exist")
-    except IsADirectoryError:
-        stop(f"{file} is a folder; name the task document in it")
-    except (OSError, UnicodeDecodeError) as error:
-        stop(f"{file} cannot be read: {error}")
 
 
 def _write(content: bytes, out: Path | None) -> None:

@@ -25,19 +25,24 @@ class Prepared:
 
 def read_document(path: Path) -> dict[str, Any]:
     """Return the task document in `path`, or end the command saying where it is wrong."""
+    text, format = read_text(path)
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        return read(text.removeprefix("\ufeff"), format)
+    except NotADocument as error:
+        place = f":{error.line}:{error.column}" if error.line else ""
+        stop(f"{path}{place}: {error.reason}")
+
+
+def read_text(path: Path) -> tuple[str, str]:
+    """Return a document's text as it is, and its format, or end the command saying why it cannot be read."""
+    try:
+        return path.read_bytes().decode("utf-8"), "json" if path.suffix == ".json" else "yaml"
     except FileNotFoundError:
         stop(f"{path} does not exist")
     except IsADirectoryError:
         stop(f"{path} is a folder; name the task document in it")
     except (OSError, UnicodeDecodeError) as error:
         stop(f"{path} cannot be read: {error}")
-    try:
-        return read(text, "json" if path.suffix == ".json" else "yaml")
-    except NotADocument as error:
-        place = f":{error.line}:{error.column}" if error.line else ""
-        stop(f"{path}{place}: {error.reason}")
 
 
 def prepare(document: dict[str, Any], folder: Path) -> Prepared:

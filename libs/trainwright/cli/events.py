@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from trainwright.cli.console import INTERRUPTED, clock, complain, json_line, stop
+from trainwright.cli.console import clock, complain, json_line, stop
 
 if TYPE_CHECKING:
     from aiokafka import AIOKafkaConsumer, ConsumerRecord
@@ -32,10 +32,7 @@ def tail(
 ) -> None:
     """Show events as they are published, read from Kafka; Ctrl-C ends it."""
     address = _address()
-    try:
-        asyncio.run(_tail(address, _topics(topic), from_beginning, limit, as_json))
-    except KeyboardInterrupt:
-        raise typer.Exit(INTERRUPTED) from None
+    asyncio.run(_tail(address, _topics(topic), from_beginning, limit, as_json))
 
 
 @app.command()
@@ -62,17 +59,14 @@ def follow(
 
     start = "beginning" if from_beginning and after is None else None
     shown = 0
-    try:
-        with connect() as client:
-            for event in client.events(
-                types=type or (), topics=topic or (), subject=subject, start=start, after=after
-            ):
-                _show_streamed(event, as_json)
-                shown += event.is_event
-                if shown == limit:
-                    return
-    except KeyboardInterrupt:
-        raise typer.Exit(INTERRUPTED) from None
+    with connect() as client:
+        for event in client.events(
+            types=type or (), topics=topic or (), subject=subject, start=start, after=after
+        ):
+            _show_streamed(event, as_json)
+            shown += event.is_event
+            if shown == limit:
+                return
 
 
 def _show_streamed(event: "StreamedEvent", as_json: bool) -> None:
@@ -122,9 +116,10 @@ def _topics(wanted: list[str] | None) -> list[str]:
 
 
 async def _tail(address: str, topics: list[str], from_beginning: bool, limit: int | None, as_json: bool) -> None:
-    consumer = await _consumer(address, topics, from_beginning)
+    consumer = _consumer(address, topics, from_beginning)
     shown = 0
     try:
+        await _start(consumer, address, topics)
         async for record in consumer:
             _show(record, as_json)
             shown += 1
@@ -134,29 +129,30 @@ async def _tail(address: str, topics: list[str], from_beginning: bool, limit: in
         await asyncio.wait_for(consumer.stop(), 5)
 
 
-async def _consumer(address: str, topics: list[str], from_beginning: bool) -> "AIOKafkaConsumer":
+def _consumer(address: str, topics: list[str], from_beginning: bool) -> "AIOKafkaConsumer":
     import logging
 
     from aiokafka import AIOKafkaConsumer
-    from aiokafka.errors import KafkaError
 
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
-    consumer = AIOKafkaConsumer(
+    return AIOKafkaConsumer(
         *topics,
         bootstrap_servers=address,
         enable_auto_commit=False,
         auto_offset_reset="earliest" if from_beginning else "latest",
         request_timeout_ms=10_000,
     )
+
+
+async def _start(consumer: "AIOKafkaConsumer", address: str, topics: list[str]) -> None:
+    from aiokafka.errors import KafkaError
+
     try:
         await consumer.start()
     except KafkaError as error:
-        await consumer.stop()
         stop(f"Kafka does not answer at {address} ({error}); `trainwright status` says what runs")
     if not consumer.assignment():
-        await consumer.stop()
         stop(f"the broker at {address} has none of the topics {', '.join(topics)}; has the platform ever started?")
-    return consumer
 
 
 def _show(record: "ConsumerRecord[bytes, bytes]", as_json: bool) -> None:

@@ -23,7 +23,7 @@ from trainwright.cli import (
     webhook,
     worker,
 )
-from trainwright.cli.console import FAILED, INTERRUPTED, CommandError, complain
+from trainwright.cli.console import FAILED, CommandError, complain
 from trainwright.cli.session import advice, take_shared_options
 
 EPILOG = (
@@ -80,12 +80,6 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         app(take_shared_options(sys.argv[1:]))
-    except KeyboardInterrupt:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is ending already
-        sys.exit(INTERRUPTED)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(FAILED)
     except CommandError as error:
         complain(str(error))
         sys.exit(error.exit_code)

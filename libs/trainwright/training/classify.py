@@ -115,10 +115,7 @@ def _signal_of(ending: Ending) -> str | None:
     code = ending.exit_code or 0
     if ending.signal is not None or not 128 < code < 160:
         return ending.signal
-    try:
-        return signals.Signals(code - 128).name
-    except ValueError:
-        return None
+    return signals.Signals(code - 128).name
 
 
 def _by_trace(ending: Ending, trace: Trace) -> _Finding:

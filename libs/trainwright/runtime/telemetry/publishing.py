@@ -41,7 +41,7 @@ class Publishing:
                 *(pair for pair in headers if pair[0] != "ce_traceparent"),
                 ("ce_traceparent", span.traceparent),
             ]
-        return Send(topic, headers, span, known.get("ce_time", ""))
+        return Send(topic, headers, span, known["ce_time"])
 
     def end(self, sends: Sequence[Send]) -> None:
         """Note that all of these were acknowledged; those that were not are as if never tried."""
@@ -50,9 +50,8 @@ class Publishing:
             count(RELAYED, self._service, topic, by=times)
         for send in sends:
             send.span.end()
-            if (saved := _moment(send.time)) is not None:
-                waited = (now - saved).total_seconds()
-                observe(RELAY_SECONDS, self._service, value=max(0.0, waited))
+            waited = (now - datetime.fromisoformat(send.time)).total_seconds()
+            observe(RELAY_SECONDS, self._service, value=max(0.0, waited))
 
 
 def _event(type_name: str) -> str:
@@ -70,10 +69,3 @@ def _about(topic: str, known: dict[str, str]) -> Attributes:
         version=known.get("ce_version"),
         attempt=known.get("ce_attempt"),
     )
-
-
-def _moment(text: str) -> datetime | None:
-    try:
-        return datetime.fromisoformat(text)
-    except ValueError:
-        return None

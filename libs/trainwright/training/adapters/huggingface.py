@@ -17,6 +17,7 @@ import dataclasses
 import json
 import sys
 import tempfile
+from collections.abc import Sized
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -368,7 +369,4 @@ def _is_adapter(model: Any) -> bool:
 
 
 def _length(dataset: Any) -> int | None:
-    try:
-        return len(dataset)
-    except TypeError:
-        return None
+    return len(dataset) if isinstance(dataset, Sized) else None

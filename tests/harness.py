@@ -87,9 +87,11 @@ class Bus:
         """Publish an event with a new identifier."""
         await self._producer.send_and_wait(**as_record(event, self._clock, source))
 
-    async def say_raw(self, topic: str, value: bytes | None, headers: Sequence[tuple[str, bytes]] = ()) -> None:
+    async def say_raw(
+        self, topic: str, value: bytes | None, headers: Sequence[tuple[str, bytes]] = (), key: bytes = b"raw"
+    ) -> None:
         """Publish bytes as they are."""
-        await self._producer.send_and_wait(topic, value=value, key=b"raw", headers=list(headers))
+        await self._producer.send_and_wait(topic, value=value, key=key, headers=list(headers))
 
 
 @asynccontextmanager

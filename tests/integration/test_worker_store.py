@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.harness import eventually, reachable
+from tests.harness import end, eventually, reachable
 from tests.integration.worker_harness import STEPS, Agent, agent_at, assert_whole, is_alive, new_task, pid_of
 from trainwright.contracts.attempt import Outcome
 from trainwright.contracts.dead import DeadLettered
@@ -149,8 +149,7 @@ def alone(tmp_path: Path) -> Iterator[Alone]:
     made = Alone(tmp_path)
     yield made
     if made.process is not None:
-        made.process.kill()
-        made.process.wait()
+        end(made.process)
 
 
 def test_a_store_that_is_none_is_said_in_one_line(alone: Alone) -> None:

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.harness import Bus, eventually, listening
+from tests.harness import Bus, end, eventually, listening
 from trainwright.contracts.attempt import (
     AttemptDocument,
     AttemptEnded,
@@ -243,8 +243,7 @@ class Agent:
     def clean_up(self) -> None:
         """Kill the agent and whatever of its runs still lives."""
         if self.process is not None:
-            self.process.kill()
-            self.process.wait()
+            end(self.process)
         mark = f"{layout.RUN_DIR_VARIABLE}={self.home}/".encode()
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit() and int(entry.name) != os.getpid():

@@ -178,12 +178,15 @@ async def test_what_was_deleted_while_the_reader_was_away_is_a_gap_and_the_rest_
 async def test_a_client_that_breaks_for_whatever_reason_is_built_anew(place: Place) -> None:
     place.kafka.bootstrap = "127.0.0.1:no-port"  # no error of Kafka's
     feed = Feed(place.kafka, SystemClock())
-    listener = Listener(feed, None)
-    await listener.listen(lambda: listener.heard == ["waiting"])
+    listener = Listener(feed, None)  # the same one all the time: a newcomer would have it built, too
+    listening = asyncio.create_task(listener.listen(lambda: len(listener.heard) > 1))
+    await eventually(lambda: listener.heard == ["waiting"], within=20, what="the listener to be told")
     place.kafka.bootstrap = place.address
-    await listener.listen(lambda: listener.subscription.position.get((TASK.name, 0)) is not None)
+    here = listener.subscription.position
+    await eventually(lambda: listener.subscription.position is not here, within=20, what="the listener's start")
     said = await place.say()
-    await listener.hear("waiting", *said)
+    await listening
+    assert listener.heard == ["waiting", *said]
     await let_go(feed)
 
 

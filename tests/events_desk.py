@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx
 
+from services.gateway.stream.feed import Feed
 from tests.harness import API, Bus, ServiceProcess, services
 from tests.runtime_kit import task_event
 from trainwright.contracts.task import TaskReady
@@ -95,6 +96,15 @@ async def say(bus: Bus, first: int, count: int, *, tasks: int = 7, kind: str = "
     for event in said:
         await bus.say(event)
     return [(event.subject, event.task.version) for event in said]
+
+
+async def let_go(feed: Feed) -> None:
+    """End a feed of this process at once: by itself it stays for a while after its last listener."""
+    task = feed._task
+    if task is not None:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    await feed.history.close()
 
 
 @contextmanager

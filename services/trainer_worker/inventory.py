@@ -47,15 +47,14 @@ def memory_bytes() -> int:
 async def gpus() -> list[Gpu]:
     """Return the NVIDIA GPUs of this machine; none when `nvidia-smi` is absent or fails."""
     rows = await _nvidia_smi("index,name,memory.total")
-    return [Gpu(index=int(index), model=name, memory=int(float(total)) * MIB) for index, name, total in rows]
+    return [Gpu(index=int(index), model=name, memory=_bytes(total) or 0) for index, name, total in rows]
 
 
 async def gpu_usage() -> dict[int, ResourceUsage]:
     """Return utilisation and memory in use by GPU index."""
     rows = await _nvidia_smi("index,utilization.gpu,memory.used")
     return {
-        int(index): ResourceUsage(gpu=_number(percent), gpu_memory=int(_number(used) or 0) * MIB)
-        for index, percent, used in rows
+        int(index): ResourceUsage(gpu=_number(percent), gpu_memory=_bytes(used)) for index, percent, used in rows
     }
 
 
@@ -78,10 +77,16 @@ async def _nvidia_smi(fields: str) -> list[list[str]]:
 
 
 def _number(text: str) -> float | None:
+    """Return a number; None for what a GPU cannot tell: `[N/A]`, as where it shares the machine's memory."""
     try:
         return float(text)
     except ValueError:
         return None
+
+
+def _bytes(mebibytes: str) -> int | None:
+    number = _number(mebibytes)
+    return None if number is None else int(number) * MIB
 
 
 def _first_line(path: Path) -> str:
@@ -221,9 +226,10 @@ def total_usage(parts: Mapping[str, ResourceUsage], gpu: Mapping[int, ResourceUs
     rates = [usage.gpu for usage in gpu.values() if usage.gpu is not None]
     cpu = [usage.cpu for usage in parts.values() if usage.cpu is not None]
     memory = [usage.memory for usage in parts.values() if usage.memory is not None]
+    gpu_memory = [usage.gpu_memory for usage in gpu.values() if usage.gpu_memory is not None]
     return ResourceUsage(
         gpu=sum(rates) / len(rates) if rates else None,
-        gpu_memory=sum(usage.gpu_memory or 0 for usage in gpu.values()) if gpu else None,
+        gpu_memory=sum(gpu_memory) if gpu_memory else None,
         cpu=sum(cpu) if cpu else None,
         memory=sum(memory) if memory else None,
     )

@@ -260,10 +260,7 @@ class Worker:
 
     async def _every(self, seconds: float, do: Callable[[], Coroutine[None, None, object]]) -> None:
         while True:
-            try:
-                await do()
-            except StoreUnavailable as error:
-                logger.warning("the worker's store does not answer: %s", error)
+            await do()
             await self._clock.sleep(seconds)
 
     async def _beat(self, pulses: Pulses) -> None:

@@ -2,15 +2,20 @@
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
-from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
+from aiokafka.protocol.produce import ProduceRequest
+from aiokafka.record.default_records import DefaultRecordBatchBuilder
+from aiokafka.record.util import calc_crc32c
 
-from tests.runtime_kit import COLLECTIONS
+from tests.runtime_kit import COLLECTIONS, record, task_event
 from trainwright.contracts.base import Event
+from trainwright.contracts.topics import TASK
 from trainwright.embedded.archive import free_ports
 from trainwright.embedded.kafka import KafkaProcess
 from trainwright.runtime.clock import SystemClock
@@ -20,6 +25,8 @@ from trainwright.runtime.outbox import emit
 from trainwright.runtime.settings import RuntimeSettings
 from trainwright.storage.document import DocumentStore
 from trainwright.storage.sqlite import SqliteStore
+
+PARTITION = TopicPartition(TASK.name, 0)
 
 
 @contextmanager
@@ -95,3 +102,31 @@ async def committed(bootstrap: str, group: str, topic: str) -> int | None:
     finally:
         with contextlib.suppress(Exception):
             await consumer.stop()
+
+
+def with_header_name(name: bytes) -> bytes:
+    """Return a batch of one record that has a header with any bytes for its name, as some clients allow."""
+    builder = DefaultRecordBatchBuilder(
+        magic=2,
+        compression_type=0,
+        is_transactional=0,
+        producer_id=-1,
+        producer_epoch=-1,
+        base_sequence=-1,
+        batch_size=100_000,
+    )
+    good = record(task_event(500))
+    builder.append(0, int(time.time() * 1000), good.key, good.value, [("N" * len(name), b""), *good.headers])
+    batch = bytearray(builder.build().replace(b"N" * len(name), name))
+    batch[17:21] = calc_crc32c(bytes(batch[21:])).to_bytes(4)
+    return bytes(batch)
+
+
+async def tell_raw(broker: KafkaProcess, batch: bytes) -> None:
+    """Put a batch on the log as it is."""
+    async with AIOKafkaProducer(bootstrap_servers=broker.bootstrap) as producer:
+        await producer.partitions_for(TASK.name)
+        request = ProduceRequest(None, -1, 5000, [(TASK.name, [(0, batch)])])
+        response = await producer.client.send(producer.client.cluster.leader_for_partition(PARTITION), request)
+        ((_, ((_, code, *_),)),) = response.topics
+        assert code == 0

@@ -4,19 +4,24 @@ import asyncio
 import os
 import shutil
 import signal
-import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
-from aiokafka.protocol.produce import ProduceRequest
-from aiokafka.record.default_records import DefaultRecordBatchBuilder
-from aiokafka.record.util import calc_crc32c
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
 from tests.harness import eventually
-from tests.integration.runtime_parts import client_of, committed, own_broker, own_store, running
+from tests.integration.runtime_parts import (
+    PARTITION,
+    client_of,
+    committed,
+    own_broker,
+    own_store,
+    running,
+    tell_raw,
+    with_header_name,
+)
 from tests.runtime_kit import COLLECTIONS, Counting, record, task_event, versions_seen
 from trainwright.contracts.errors import StoreUnavailable
 from trainwright.contracts.topics import TASK
@@ -32,7 +37,6 @@ from trainwright.runtime.settings import RuntimeSettings
 from trainwright.storage.sqlite import SqliteStore
 
 GROUP = "trainwright.counting.task"
-PARTITION = TopicPartition(TASK.name, 0)
 
 
 @pytest.fixture
@@ -95,34 +99,6 @@ async def test_every_ending_commits_exactly_what_was_applied(broker: KafkaProces
         await is_committed(broker, end)
         await asyncio.sleep(1)
     assert again.calls == [], "a second start has nothing to read again"
-
-
-def with_header_name(name: bytes) -> bytes:
-    """Return a batch of one record that has a header with any bytes for its name, as some clients allow."""
-    builder = DefaultRecordBatchBuilder(
-        magic=2,
-        compression_type=0,
-        is_transactional=0,
-        producer_id=-1,
-        producer_epoch=-1,
-        base_sequence=-1,
-        batch_size=100_000,
-    )
-    good = record(task_event(500))
-    builder.append(0, int(time.time() * 1000), good.key, good.value, [("N" * len(name), b""), *good.headers])
-    batch = bytearray(builder.build().replace(b"N" * len(name), name))
-    batch[17:21] = calc_crc32c(bytes(batch[21:])).to_bytes(4)
-    return bytes(batch)
-
-
-async def tell_raw(broker: KafkaProcess, batch: bytes) -> None:
-    """Put a batch on the log as it is."""
-    async with AIOKafkaProducer(bootstrap_servers=broker.bootstrap) as producer:
-        await producer.partitions_for(TASK.name)
-        request = ProduceRequest(None, -1, 5000, [(TASK.name, [(0, batch)])])
-        response = await producer.client.send(producer.client.cluster.leader_for_partition(PARTITION), request)
-        ((_, ((_, code, *_),)),) = response.topics
-        assert code == 0
 
 
 @pytest.mark.parametrize("at_once", [True, False])

@@ -13,7 +13,7 @@ import pytest
 from services.trainer_worker import store
 from services.trainer_worker.domain import AttemptState
 from tests.harness import eventually
-from tests.integration.worker_harness import Agent, agent_at, is_alive, new_task, pid_of
+from tests.integration.worker_harness import STEPS, Agent, agent_at, assert_whole, is_alive, new_task, pid_of
 from trainwright.contracts.attempt import Outcome
 from trainwright.contracts.failure import FailureClass
 from trainwright.contracts.worker import AttemptRef, WorkerDraining
@@ -23,16 +23,6 @@ from trainwright.runtime.apply import DEAD_LETTERS
 from trainwright.storage.sqlite import SqliteStore
 from trainwright.training import layout
 
-STEPS = """
-import os, sys, time, trainwright
-run = trainwright.init()
-open("pid.new", "w").write(str(os.getpid())); os.rename("pid.new", "pid")
-for step in range(1, {steps} + 1):
-    run.log(step, {{"loss": 1 / step}}, total_steps={steps})
-    print("step", step)
-    time.sleep({pause})
-    if os.path.exists("enough"): break
-"""
 FAMILY = """
 import os, time
 def note(name):
@@ -56,19 +46,6 @@ def shim_of(agent: Agent, task: str) -> int:
     shim = layout.read_json(agent.directory(task) / layout.SHIM)
     assert shim is not None
     return int(shim["shim_pid"])
-
-
-async def assert_whole(agent: Agent, task: str, steps: int = 0) -> None:
-    """Check that every point and line of a finished run has arrived, and its end was said once."""
-    ended = await agent.until_ended(task, within=60)
-    assert ended.attempt.outcome is Outcome.COMPLETED
-    steps = steps or ended.attempt.final_step or 0
-    assert ended.attempt.final_step == steps
-    await eventually(lambda: len(agent.points(task)) == steps, within=10, what=f"{steps} points")
-    assert [point.step for point in agent.points(task)] == list(range(1, steps + 1))
-    await eventually(lambda: len(agent.lines(task)) == steps, within=10, what=f"{steps} lines")
-    assert agent.lines(task) == [f"step {step}" for step in range(1, steps + 1)]
-    assert len({(end.attempt.version, end.attempt.outcome) for end in agent.ends(task)}) == 1
 
 
 async def test_a_killed_agent_finds_its_run_again_and_the_training_did_not_notice(agent: Agent) -> None:

@@ -207,6 +207,15 @@ def test_a_run_whose_agent_is_gone_goes_on_for_its_time_and_then_ends(attempt: A
     assert not alive(child)
 
 
+def test_a_run_whose_agents_home_is_removed_ends_like_one_without_an_agent(attempt: Attempt) -> None:
+    """Nobody could take that lock any more."""
+    attempt.start("import os, time; open('child','w').write(str(os.getpid())); time.sleep(600)", orphan_seconds=1)
+    child = attempt.number("child")
+    attempt.lock_path.unlink()
+    assert attempt.ending()["reason"] == "no_agent"
+    assert not alive(child)
+
+
 def test_an_agent_that_comes_back_in_time_finds_its_run_alive(attempt: Attempt) -> None:
     attempt.start("import os, time; open('child','w').write(str(os.getpid())); time.sleep(600)", orphan_seconds=1)
     child = attempt.number("child")

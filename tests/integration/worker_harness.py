@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.harness import Bus, eventually, listening
+from tests.harness import Bus, end, eventually, listening
 from trainwright.contracts.attempt import (
     AttemptDocument,
     AttemptEnded,
@@ -18,6 +18,7 @@ from trainwright.contracts.attempt import (
     AttemptStarted,
     BundleManifest,
     CheckpointSaved,
+    Outcome,
 )
 from trainwright.contracts.command import RunAttempt, StopAttempt
 from trainwright.contracts.log import LogBatch, LogRecord, LogStream
@@ -32,6 +33,18 @@ from trainwright.runtime.kafka import Kafka
 from trainwright.runtime.settings import RuntimeSettings
 from trainwright.storage.directory import DirectoryBlobs
 from trainwright.training import layout
+
+STEPS = """
+import os, sys, time, trainwright
+run = trainwright.init()
+open("pid.new", "w").write(str(os.getpid())); os.rename("pid.new", "pid")
+for step in range(1, {steps} + 1):
+    run.log(step, {{"loss": 1 / step}}, total_steps={steps})
+    print("step", step)
+    time.sleep({pause})
+    if os.path.exists("enough"): break
+"""
+"""A run that logs and prints its steps, up to a number or until a file is there."""
 
 
 class Agent:
@@ -230,8 +243,7 @@ class Agent:
     def clean_up(self) -> None:
         """Kill the agent and whatever of its runs still lives."""
         if self.process is not None:
-            self.process.kill()
-            self.process.wait()
+            end(self.process)
         mark = f"{layout.RUN_DIR_VARIABLE}={self.home}/".encode()
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit() and int(entry.name) != os.getpid():
@@ -282,3 +294,16 @@ async def pid_of(agent: Agent, task: str, name: str = "pid") -> int:
 def new_task() -> str:
     """Return a new task's id."""
     return SystemClock().new_id("task")
+
+
+async def assert_whole(agent: Agent, task: str, steps: int = 0) -> None:
+    """Check that every point and line of a finished run has arrived, and its end was said once."""
+    ended = await agent.until_ended(task, within=60)
+    assert ended.attempt.outcome is Outcome.COMPLETED
+    steps = steps or ended.attempt.final_step or 0
+    assert ended.attempt.final_step == steps
+    await eventually(lambda: len(agent.points(task)) == steps, within=10, what=f"{steps} points")
+    assert [point.step for point in agent.points(task)] == list(range(1, steps + 1))
+    await eventually(lambda: len(agent.lines(task)) == steps, within=10, what=f"{steps} lines")
+    assert agent.lines(task) == [f"step {step}" for step in range(1, steps + 1)]
+    assert len({(end.attempt.version, end.attempt.outcome) for end in agent.ends(task)}) == 1

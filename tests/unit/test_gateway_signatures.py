@@ -186,6 +186,15 @@ async def test_a_try_that_fails_says_why(answer: int | None, said: str) -> None:
     await strict.close()
 
 
+async def test_an_address_that_is_none_any_more_is_a_try_that_failed() -> None:
+    """Kept by a version with other rules: the event is logged and given up like others, and the courier lives."""
+    sender = Sender(HERE, 5, SystemClock())
+    result = await sender.post(hook("https://exa\nmple.com/"), "id", b"{}")
+    assert (result.taken, result.code) == (False, None)
+    assert str(result.error).startswith("cannot be posted to: Invalid")
+    await sender.close()
+
+
 def test_tries_come_later_and_later_until_the_event_is_given_up() -> None:
     clock, settings = FastClock(), GatewaySettings(webhooks_give_up_seconds=100, webhooks_retry_seconds=1)
     delivery = test_letter(hook(), "test-1", clock.now()).delivery

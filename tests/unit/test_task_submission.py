@@ -77,6 +77,26 @@ async def test_an_unknown_recipe_is_told_once(tmp_path: Path) -> None:
     assert [error.path for error in refused.value.errors] == ["config.recipe"]
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("missing.py", "No such file"), ("folder", "it is a folder"), ("large.py", "it has more than 10 bytes")],
+)
+async def test_a_script_that_cannot_be_read_here_is_refused_with_the_reason(
+    tmp_path: Path, name: str, said: str
+) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "large.py").write_text("print('hello')")
+    path, blobs = str(tmp_path / name), DirectoryBlobs(tmp_path / "blobs")
+    request = CreateTask.model_validate({"config": {"recipe": "script", "parameters": {"path": path}}})
+    assert request.config is not None
+    with pytest.raises(InvalidInput) as refused:
+        await resolve(request.config, request, blobs=blobs, settings=TaskSettings(script_limit=10))
+    (error,) = refused.value.errors
+    assert error.path == "config.parameters.path"
+    assert error.message.startswith(f"{path!r} cannot be read on the server: {said}")
+    assert [one async for one in blobs.stored()] == []
+
+
 async def test_the_document_says_all_that_may_be_changed(tmp_path: Path) -> None:
     script = await resolved(tmp_path, repairable={"learning_rate": "lr"}, timeout="2h", max_retries=1)
     assert script.repairable == {RepairRole.LEARNING_RATE: "lr"}

@@ -16,13 +16,14 @@ from services.trainer_worker.domain import (
     command_line,
     document,
     run_parameters,
+    with_answers,
 )
 from services.trainer_worker.handlers import CommandHandlers
 from trainwright.contracts.attempt import Outcome
 from trainwright.contracts.checkpoint import Checkpoint
 from trainwright.contracts.command import RunAttempt, StopAttempt
 from trainwright.contracts.failure import FailureClass
-from trainwright.contracts.parameters import ChangedValue
+from trainwright.contracts.parameters import ChangedValue, ParameterAnswer
 from trainwright.contracts.resource import Slots
 from trainwright.contracts.task import Repair, StopKind
 from trainwright.contracts.task_config import TaskConfig
@@ -227,3 +228,16 @@ def test_the_public_document_says_where_the_attempt_stands() -> None:
     assert (begun.resume_step, begun.checkpoints) == (3, [saved])
     over = document(attempt.model_copy(update={"outcome": Outcome.COMPLETED}), "worker-1", "now", read)
     assert (over.final_step, over.latest_metrics) == (9, {"loss": 0.5})
+
+
+def test_what_a_run_wrote_about_its_parameters_counts_once_and_only_as_far_as_it_is_an_answer() -> None:
+    """The file is the run's own: a script may write into it what it likes."""
+    known = [ParameterAnswer(revision=1, step=5)]
+    junk = ["three", {"revision": "x"}, {"revision": 0}, None]
+    late, again = {"revision": 3, "step": 9}, {"revision": 3, "step": 10}
+    found = [late, *junk, {"revision": 1, "step": 7}, {"revision": 2, "error": "no"}, again]
+    assert with_answers(known, found) == [
+        *known, ParameterAnswer(revision=2, error="no"), ParameterAnswer(revision=3, step=9)
+    ]  # fmt: skip
+    for nothing in (None, "text", {"revision": 2}, 7):
+        assert with_answers(known, nothing) == known

@@ -2,6 +2,7 @@
 
 import hashlib
 import shutil
+import socket
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -9,12 +10,11 @@ import pytest
 
 from services.trainer_worker import checkpoints, spawn
 from services.trainer_worker.domain import Attempt, Stop, StopCause
-from services.trainer_worker.inventory import Trees
-from services.trainer_worker.place import Workplace
 from services.trainer_worker.prepare import prepare
-from services.trainer_worker.publish import Publisher
-from services.trainer_worker.settings import WorkerSettings
+from tests.harness import eventually
+from tests.integration.runtime_parts import running
 from tests.runtime_kit import FastClock
+from tests.worker_place import place_in
 from trainwright.contracts.checkpoint import (
     Checkpoint,
     CheckpointFile,
@@ -25,12 +25,10 @@ from trainwright.contracts.checkpoint import (
 )
 from trainwright.contracts.errors import StoreUnavailable
 from trainwright.contracts.failure import FailureClass
+from trainwright.contracts.queue import Member, Rendezvous
 from trainwright.contracts.resource import Slots
 from trainwright.contracts.task_config import TaskConfig
-from trainwright.runtime.kafka import Kafka
-from trainwright.runtime.settings import RuntimeSettings
 from trainwright.storage.directory import DirectoryBlobs
-from trainwright.storage.sqlite import SqliteStore
 from trainwright.training import layout
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -221,12 +219,7 @@ async def test_a_disk_that_cannot_take_it_is_the_machines_fault(run: Run) -> Non
     checkpoints.remove_local(run.directory)
     (run.directory / checkpoints.RESUME_PART).write_text("in the way")
     attempt = run.attempt.model_copy(update={"resume_from": run.told})
-    documents = SqliteStore(run.directory / "worker.db", ())
-    place = Workplace(
-        worker_id="worker-1", incarnation="now", folder=run.directory.parent, agent_lock=run.directory / "lock",
-        settings=WorkerSettings(), documents=documents, blobs=run.blobs, clock=run.clock, trees=Trees(),
-        publisher=Publisher("tests", Kafka(RuntimeSettings(kafka="127.0.0.1:1")), documents, run.clock),
-    )  # fmt: skip
+    place = place_in(run.directory.parent, run.clock)
     failure = await prepare(attempt, run.directory, place)
     assert failure is not None
     assert failure.failure_class is FailureClass.ENVIRONMENT_ERROR
@@ -252,3 +245,47 @@ async def test_a_checkpoint_that_cannot_be_read_is_tried_and_then_an_older_one_i
     only = run.attempt.model_copy(update={"resume_from": [newest]})
     with pytest.raises(StoreUnavailable):
         await checkpoints.fetch(only, run.directory, run.blobs, run.clock)
+
+
+async def test_what_breaks_while_a_checkpoint_is_stored_holds_up_no_other(run: Run) -> None:
+    """That one is damaged cannot even be noted in the run's log."""
+    note = run.directory / spawn.AGENT_LOG
+    note.mkdir()
+    run.save(1)
+    (run.save(2) / "state.json").unlink()
+    async with running(run.uploads.run()):
+        await eventually(lambda: run.told, within=20, what="the whole one")
+    assert [one.step for one in run.told] == [1]
+
+
+async def test_a_folder_that_cannot_be_written_is_the_machines_fault(run: Run) -> None:
+    (run.directory / layout.SPEC).mkdir()
+    script = await run.blobs.write_bytes(b"print(1)")
+    files = [{"path": "train.py", "sha256": script.sha256, "size": script.size}]
+    config = TaskConfig.model_validate({"recipe": "script", "parameters": {"path": "train.py"}, "files": files})
+    attempt = run.attempt.model_copy(update={"config": config})
+    failure = await prepare(attempt, run.directory, place_in(run.directory.parent, run.clock))
+    assert failure is not None
+    assert failure.failure_class is FailureClass.ENVIRONMENT_ERROR
+    assert failure.message.startswith("the run's folder: ")
+    assert "Is a directory" in failure.message
+
+
+async def test_a_port_that_somebody_else_has_is_the_machines_fault(run: Run) -> None:
+    """Where the members of a run are to meet, seen from the worker that they meet on."""
+    place = place_in(run.directory.parent, run.clock)
+    members = [Member(rank=rank, worker_id=f"worker-{rank}", incarnation="now") for rank in (0, 1)]
+    with socket.create_server(("0.0.0.0", 0)) as other:
+        port = other.getsockname()[1]
+        gang = {"members": members, "rendezvous": Rendezvous(host="here", port=port, id="one")}
+        attempt = run.attempt.model_copy(update=gang)
+        failure = await prepare(attempt, run.directory, place)
+        assert failure is not None
+        assert failure.failure_class is FailureClass.ENVIRONMENT_ERROR
+        assert failure.message.startswith(
+            f"port {port}, where the members of the run were to meet, cannot be used"
+        )
+        assert "TRAINWRIGHT_WORKER_PORTS" in (failure.hint or "")
+        elsewhere = attempt.model_copy(update={"rank": 1})
+        assert "port" not in str(await prepare(elsewhere, run.directory, place))
+    assert "port" not in str(await prepare(attempt, run.directory, place))

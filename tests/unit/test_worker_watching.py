@@ -13,17 +13,10 @@ import pytest
 
 from services.trainer_worker import watching
 from services.trainer_worker.domain import Attempt, Stop, StopCause
-from services.trainer_worker.inventory import Trees
-from services.trainer_worker.place import Workplace
-from services.trainer_worker.publish import Publisher
-from services.trainer_worker.settings import WorkerSettings
 from tests.runtime_kit import FastClock
+from tests.worker_place import place_in
 from trainwright.contracts.resource import Slots
 from trainwright.contracts.task_config import TaskConfig, Watch
-from trainwright.runtime.kafka import Kafka
-from trainwright.runtime.settings import RuntimeSettings
-from trainwright.storage.directory import DirectoryBlobs
-from trainwright.storage.sqlite import SqliteStore
 from trainwright.training import layout
 from trainwright.training.spool import SpoolWriter, encode_record
 
@@ -56,12 +49,7 @@ class Desk:
 @pytest.fixture
 def desk(tmp_path: Path) -> Iterator[Desk]:
     clock = FastClock()
-    documents = SqliteStore(tmp_path / "worker.db", ())
-    place = Workplace(
-        worker_id="worker-1", incarnation="now", folder=tmp_path, agent_lock=tmp_path / "lock",
-        settings=WorkerSettings(), documents=documents, blobs=DirectoryBlobs(tmp_path / "blobs"), clock=clock,
-        publisher=Publisher("tests", Kafka(RuntimeSettings(kafka="127.0.0.1:1")), documents, clock), trees=Trees(),
-    )  # fmt: skip
+    place = place_in(tmp_path, clock)
     attempt = Attempt(
         task_id="task-1", attempt=1, incarnation="now", name="x", slots=Slots(), received_at=clock.now(),
         config=TaskConfig(recipe="script", watch=Watch(hang_after=30)), started_at=clock.now(),

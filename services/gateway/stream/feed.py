@@ -15,7 +15,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaConnectionError, OffsetOutOfRangeError
 
 from services.gateway.stream.events import Said
-from services.gateway.stream.history import PATIENCE, History, past_unreadable
+from services.gateway.stream.history import PATIENCE, History, past_unreadable, said_in
 from services.gateway.stream.position import EARLIEST, Partition, Position, fingerprint
 from trainwright.runtime.clock import Backoff, Clock
 from trainwright.runtime.consumer import Answers
@@ -178,14 +178,14 @@ class Feed:
 
     async def _poll(self, consumer: AIOKafkaConsumer) -> None:
         try:
-            polled = await consumer.getmany(timeout_ms=POLL_MS, max_records=POLL_RECORDS)
+            polled = said_in(await consumer.getmany(timeout_ms=POLL_MS, max_records=POLL_RECORDS))
         except OffsetOutOfRangeError:
             # Deleted while Kafka was away, or lost with the log: begin at the end; listeners read up to it.
             self._forget()
             raise
         except UnicodeDecodeError:
             polled = await past_unreadable(consumer, list(consumer.assignment()))
-        said = [Said(record, record.timestamp) for records in polled.values() for record in records]
+        said = [each for batch in polled.values() for each in batch]
         if said:
             said.sort(key=lambda each: each.timestamp)
             for each in said:
@@ -211,7 +211,7 @@ class Feed:
         self.first += dropped
 
     def _forget(self) -> None:
-        self.first += len(self._recent)
+        self.first += len(self._recent) + 1  # so that who has heard all of it looks where its position stands, too
         self._recent, self._bytes = [], 0
         self._start, self._next = {}, {}
 

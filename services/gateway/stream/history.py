@@ -5,17 +5,17 @@ between two pages but their position.
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaConnectionError, OffsetOutOfRangeError
 
 from services.gateway.stream.events import Said, merged
 from services.gateway.stream.position import EARLIEST, Partition
-from trainwright.runtime.envelope import Record, Reread
+from trainwright.runtime.envelope import Reread
 from trainwright.runtime.kafka import Kafka
 
 PAGE = 500
@@ -119,32 +119,34 @@ class History:
         batches: dict[TopicPartition, list[Said]] = {}
         while missing := [each for each in partitions if each not in batches]:
             try:
-                polled = await consumer.getmany(*missing, timeout_ms=POLL_MS, max_records=PAGE)
+                batches |= said_in(await consumer.getmany(*missing, timeout_ms=POLL_MS, max_records=PAGE))
             except OffsetOutOfRangeError as error:  # deleted since the ends were asked for: the next page says so
                 raise KafkaConnectionError("the log's beginning moved") from error
             except UnicodeDecodeError:
-                polled = await past_unreadable(consumer, missing)
-            for partition, records in polled.items():
-                batches[partition] = [Said(record, record.timestamp) for record in records]
+                batches |= await past_unreadable(consumer, missing)
         return batches
+
+
+def said_in(polled: Mapping[TopicPartition, Sequence[ConsumerRecord]]) -> dict[TopicPartition, list[Said]]:
+    """Return what a poll has brought."""
+    return {partition: [Said(each, each.timestamp) for each in records] for partition, records in polled.items()}
 
 
 async def past_unreadable(
     consumer: AIOKafkaConsumer, partitions: list[TopicPartition]
-) -> dict[TopicPartition, list[Record]]:
+) -> dict[TopicPartition, list[Said]]:
     """Read one record of a partition; one whose headers the client cannot read comes back empty.
 
     aiokafka fails a whole poll for one header whose name is not UTF-8.
     """
     for partition in partitions:
         try:
-            polled: dict[TopicPartition, list[Record]] = await consumer.getmany(
-                partition, timeout_ms=POLL_MS // 10, max_records=1
-            )
+            polled = said_in(await consumer.getmany(partition, timeout_ms=POLL_MS // 10, max_records=1))
         except UnicodeDecodeError:
             offset = await consumer.position(partition)
             consumer.seek(partition, offset + 1)
-            return {partition: [Reread(partition.topic, partition.partition, offset, None, None, [])]}
+            unread = Reread(partition.topic, partition.partition, offset, None, None, [])
+            return {partition: [Said(unread, 0)]}
         if polled:
             return polled
     return {}

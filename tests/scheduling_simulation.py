@@ -34,6 +34,13 @@ class Job:
     saves_on_stop: bool = True
     """Whether it asks if it should stop, and saves then; else it is killed when its grace is over."""
     preemptible: bool = True
+    fails: bool = False
+    """Whether it fails at its end: then none of its work was useful."""
+
+    @property
+    def gpus(self) -> int:
+        """Return the GPUs of all its members."""
+        return self.needs.gpu * self.needs.members
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,14 +48,16 @@ class PlayedRun(Run):
     """A run whose checkpoints are counted, not heard of."""
 
     every: float = math.inf
+    starting: float = 0.0
     youngest: bool = False
     """Lets those go first that have run for the shortest time, whatever they lose."""
 
     def lost_work(self, now: float) -> float:
-        ran = max(0.0, now - self.since)
-        if self.youngest:
-            return ran
-        return self.needs.members * max(self.needs.gpu, 0.01) * math.fmod(ran, self.every)
+        return max(0.0, now - self.since) if self.youngest else Run.lost_work(self, now)
+
+    def unsaved(self, now: float) -> float:
+        trained = max(0.0, now - self.since - self.starting)
+        return math.fmod(trained, self.every) if trained >= self.every else max(0.0, now - self.since)
 
 
 @dataclass
@@ -60,6 +69,7 @@ class Told:
     done: float = 0.0
     """Seconds of its work that are saved."""
     lost: float = 0.0
+    """GPU-seconds that it had and that came to nothing, because it gave its place up."""
     gave_way_to: list[str] = field(default_factory=list)
 
 
@@ -80,6 +90,7 @@ class Simulation:
         policy: Policy | None = None,
         planner: Planner = plan,
         youngest: bool = False,
+        starting: float = 0.0,
         checked: bool = True,
     ) -> None:
         self.state = State(policy=policy or Policy())
@@ -90,6 +101,10 @@ class Simulation:
         self.jobs = {job.name: job for job in jobs}
         self.told = {name: Told() for name in self.jobs}
         self.planner, self.youngest, self.checked = planner, youngest, checked
+        self.starting = starting
+        """Seconds from each start until a run trains, the first one too."""
+        self.asked: dict[str, float] = {}
+        """When those that give their places up were asked."""
         self.promised: dict[str, float] = {}
         """The start that was promised to a task when it was first in the order, latest."""
         self.busy_gpus: list[tuple[float, int]] = [(0.0, 0)]
@@ -111,14 +126,13 @@ class Simulation:
         return self
 
     def useful(self, until: float) -> float:
-        """Return the GPU-seconds of work that is done, running jobs included, at a moment."""
-        found = 0.0
-        for name, told in self.told.items():
-            run = self.state.runs.get(name)
-            under_way = max(0.0, min(until, self._end_of(run)) - run.since) if run is not None else 0.0
-            done = min(self.jobs[name].work, told.done + under_way)
-            found += done * self.jobs[name].needs.gpu * self.jobs[name].needs.members
-        return found
+        """Return the GPU-seconds of steps, each counted once, of jobs that do not fail, running ones included."""
+        return sum(self._done(name, until) * job.gpus for name, job in self.jobs.items() if not job.fails)
+
+    def _done(self, name: str, until: float) -> float:
+        run, done = self.state.runs.get(name), self.told[name].done
+        under_way = 0.0 if run is None else max(0.0, until - run.since - self.starting)
+        return min(self.jobs[name].work, done + under_way)
 
     def _at(self, moment: float, kind: str, name: str) -> None:
         self._number += 1
@@ -142,7 +156,7 @@ class Simulation:
         )
 
     def _end_of(self, run: Run) -> float:
-        return run.since + self.jobs[run.task_id].work - self.told[run.task_id].done
+        return run.since + self.starting + self.jobs[run.task_id].work - self.told[run.task_id].done
 
     def _ends(self, key: str, now: float) -> None:
         name, _, attempt = key.rpartition("#")
@@ -158,11 +172,11 @@ class Simulation:
         run, job, told = self.state.runs.get(name), self.jobs[name], self.told[name]
         if run is None or run.attempt != int(attempt):
             return
-        ran = now - run.since
-        kept = ran if job.saves_on_stop else ran - math.fmod(ran, job.every)
-        kept = min(kept, job.work - told.done)
+        until = self.asked[name] if job.saves_on_stop else now
+        kept = max(0.0, until - run.since - self.starting)
+        kept = min(kept if job.saves_on_stop else kept - math.fmod(kept, job.every), job.work - told.done)
         told.done += kept
-        told.lost += (ran - kept) * job.needs.gpu * job.needs.members
+        told.lost += (now - run.since - kept) * job.gpus
         self.state.drop_run(name, now)
         self._arrives(name, now)
 
@@ -185,7 +199,7 @@ class Simulation:
         for clearing in found.clearings:
             for victim in clearing.victims:
                 self._ask(victim, clearing.task_id, now)
-        state.held, state.in_vain = found.held, found.in_vain
+        state.held, state.in_vain, state.kept = found.held, found.in_vain, found.kept
         if found.held is not None and found.held.starts < UNKNOWN:
             self.promised.setdefault(found.held.task_id, found.held.starts)
         turns = [seat.by_turn for seat in found.seats]
@@ -218,7 +232,9 @@ class Simulation:
             gave_way=len(told.gave_way_to),
             spares=frozenset(told.gave_way_to),
             guest_of=guest_of,
+            heeds_stop=job.saves_on_stop,
             every=job.every,
+            starting=self.starting,
             youngest=self.youngest,
         )
         self.state.add_run(run, now)
@@ -230,6 +246,7 @@ class Simulation:
         lower = run.priority < self.jobs[claimer].priority
         assert lower or run.guest_of == claimer, "only a lower priority gives way, or a guest to its host"
         told.gave_way_to.append(claimer)
+        self.asked[victim] = now
         self.state.drop_run(victim, now)
         self.state.add_run(replace(run, gives_way_to=claimer, gave_way=run.gave_way + 1), now)
         wait = SAVING if self.jobs[victim].saves_on_stop else self.state.policy.grace
@@ -274,7 +291,7 @@ def check_plan(state: State, found: Plan, jobs: Mapping[str, Job], now: float) -
             left[name] = left[name].minus(part)
     claimed = {name for run in state.runs.values() if run.gives_way_to for name, _ in run.parts}
     kept = {*(found.held.workers if found.held else ()), *claimed}
-    kept |= {name for clearing in found.clearings for name in clearing.workers}
+    kept |= {name for workers in found.kept.values() for name in workers}
     for waiting in state.queue.waiting.values():
         shape = shape_of(waiting)
         reason = found.reasons.get(shape) or state.queue.groups[shape].reason

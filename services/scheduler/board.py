@@ -307,6 +307,7 @@ def run_of(found: Document, past: Mapping[str, float], now: float) -> Run:
         and (found["asked"] != StopKind.PREEMPT or found.get("gives_way_to") is None),
         reservation=found.get("reservation"),
         guest_of=found.get("guest_of"),
+        heeds_stop=found.get("heeds_stop", False),
     )
 
 

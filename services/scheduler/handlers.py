@@ -170,6 +170,11 @@ class Handlers:
             return []
         if event.worker_id not in self.leases.pulses:
             self.wake(WORKERS.name, event.worker_id)
+        for task_id in set(event.heeding).difference(self.leases.heeding(event.worker_id)):
+            entry = await find_entry(tx, task_id)
+            if entry is not None and not entry.heeds_stop:
+                await save_entry(tx, replace(entry, heeds_stop=True))
+                self.wake(ENTRIES.name, task_id)
         self.leases.heard(event)
         if known.state == LOST and self.leases.healthy_since is not None:  # and not a word from before its loss
             await save_worker(tx, _renewed(known, known.worker, clock))

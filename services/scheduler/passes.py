@@ -152,7 +152,7 @@ class Passes:
 
     def _remember(self, found: Plan) -> None:
         state = self.board.state
-        state.held, state.in_vain = found.held, found.in_vain
+        state.held, state.in_vain, state.kept = found.held, found.in_vain, found.kept
         turns = [seat.by_turn for seat in found.seats]
         state.turns = state.turns + len(turns) if True not in turns else len(turns) - 1 - turns.index(True)
 

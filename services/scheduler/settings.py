@@ -22,7 +22,7 @@ class SchedulerSettings(EnvironmentSettings):
     stop_grace: float = Field(10, description="Time that a run has to end by itself when it is asked to.")
     preempt_grace: float = Field(30, description="The same for one whose place is needed for another task.")
     protected: float = Field(
-        60, description="A run keeps its place for so long; twice as long after each loss of it."
+        60, description="One that gave its place up keeps the next for so long; then 3, 7, 15 times it."
     )
     bad_runs: int = Field(2, description="Runs that fail on a worker for its own fault until it is left out.")
     bad_within: float = Field(3600, description="Time in which they count.")

@@ -59,6 +59,8 @@ class Entry:
     """The reservation that its place is part of."""
     guest_of: str | None = None
     """The task that its place is kept for."""
+    heeds_stop: bool = False
+    """Whether a run of it has shown that it asks if it should stop, and saves."""
     endings: tuple[Ending, ...] = ()
     """Of an attempt on several workers: members that are over, in the order in which that was heard."""
 
@@ -156,6 +158,7 @@ async def save_entry(tx: Transaction, entry: Entry) -> None:
         "spares": list(entry.spares),
         "reservation": entry.reservation,
         "guest_of": entry.guest_of,
+        "heeds_stop": entry.heeds_stop,
         "endings": [one.model_dump(mode="json") for one in entry.endings],
         "state": placement.state,
         "order": queue_order(entry.task) if placement.state is PlacementState.QUEUED else None,
@@ -250,6 +253,7 @@ def _entry(found: dict[str, Any]) -> Entry:
         spares=tuple(found.get("spares", ())),
         reservation=found.get("reservation"),
         guest_of=found.get("guest_of"),
+        heeds_stop=found.get("heeds_stop", False),
         endings=tuple(Ending.model_validate(one) for one in found.get("endings", ())),
     )
 

@@ -42,7 +42,7 @@ class Pulses:
 
     async def beat(self) -> None:
         """Send a heartbeat with what runs and what ended lately."""
-        place = self._place
+        place, leads = self._place, self._attempts.leads.values()
         await self._measure()
         heartbeat = WorkerHeartbeat(
             worker_id=place.worker_id,
@@ -51,6 +51,7 @@ class Pulses:
             usage=total_usage(self._usage, self._gpu),
             running=await store.live_refs(place.documents),
             ended=await store.reported_since(place.documents, place.clock.now() - ENDED_FOR),
+            heeding=[one.attempt.task_id for one in leads if one.has("asks_stop") and one.has("saves")],
         )
         self._sender.send("heartbeat", heartbeat)
 
@@ -93,7 +94,7 @@ class Pulses:
             latest_metrics=read.latest,
             usage=self._usage_of(lead),
             eta_seconds=read.eta_seconds(),
-            asks_stop=lead.asks_stop,
+            asks_stop=lead.has("asks_stop"),
         )
         self._sender.send(key, progress)
 

@@ -83,7 +83,7 @@ class Lead:
             holds_back=self._holds_back,
             keep=self._keep_checkpoint,
         )
-        self._asks_stop = False
+        self._habits: frozenset[str] = frozenset()
 
     async def run(self) -> None:
         """Lead the attempt until its end is reported; what fails for want of store or disk is tried again."""
@@ -138,13 +138,12 @@ class Lead:
             self._adopted_pid = pid if isinstance(pid, int) else None
         return self._adopted_pid
 
-    @property
-    def asks_stop(self) -> bool:
-        """Return whether the run has asked so far if it should stop."""
-        if not self._asks_stop:
-            habits = layout.read_json(self.directory / layout.HABITS) or {}
-            self._asks_stop = habits.get("asks_stop") is True
-        return self._asks_stop
+    def has(self, habit: str) -> bool:
+        """Return whether the run has so far shown a habit: it `asks_stop` (if it should), it `saves`."""
+        if habit not in self._habits:
+            found = layout.read_json(self.directory / layout.HABITS) or {}
+            self._habits = frozenset(name for name, shown in found.items() if shown is True)
+        return habit in self._habits
 
     async def _follow(self) -> None:
         spawn.prepare_folder(self.directory)
@@ -258,7 +257,7 @@ class Lead:
 
     def _request_in_words(self, stop: Stop) -> str:
         text = f"asked to stop ({stop.kind.value}); it is ended in {stop.grace_seconds:g} s if it does not"
-        if self.asks_stop or stop.kind not in _GOES_ON:
+        if self.has("asks_stop") or stop.kind not in _GOES_ON:
             return text
         return f"{text}: it has never asked if it should; later it goes on {self._last_good()}"
 

@@ -1,8 +1,19 @@
 """The scheduler's pass alone: `python -m tests.bench.bench_scheduler [FOLDER]`; plots go to the folder.
 
 Decisions: one run ends or one task comes, and the pass places what follows; a full pass: everything is placed on
-an empty cluster. Both in CPU time of the pass, and by the clock. Trace: the same pass over a simulated day, beside
-first-come-first-served, and beside itself with the youngest run as the victim. Seeded.
+an empty cluster. Both in CPU time of the pass, and by the clock.
+
+Trace: the same pass over simulated days of a cluster (``cluster_trace.py`` says after which traces), beside
+
+- first come, first served: strict order of arrival; all wait behind the first that does not fit. No priorities, no
+  preemption, nothing thrown away; it packs workers as we do.
+- youngest first: this scheduler, but those give way who have run for the shortest time, asked to save as well.
+
+Useful GPU time: steps of jobs that do not fail, each step counted once, as a share of all GPUs. So starting (30 s
+each time), what was lost by giving way, failed jobs, and places that stand empty for a large job are not useful.
+The bound is what nobody could surpass (``cluster_trace.bound``). Lost: GPU time of a run that gave its place up
+which was not kept: since its last checkpoint, while it saved, while it started. Waiting: of urgent jobs (priority
+5, one in ten) until their first start. Seeded.
 """
 
 import argparse
@@ -10,22 +21,22 @@ import random
 import statistics
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from services.scheduler.domain.planning import plan
 from services.scheduler.domain.plans import Plan
 from services.scheduler.domain.queue import Waiting
 from services.scheduler.domain.state import LIMIT, UNKNOWN, Run, State
-from tests.bench.cluster_trace import HOUR, a_cluster, a_job, a_trace
+from tests.bench.cluster_trace import HOUR, a_cluster, a_job, a_trace, bound
 from tests.bench.figures import say, spread
-from tests.scheduling_simulation import Simulation, first_come_first_served
+from tests.scheduling_simulation import Planner, Simulation, first_come_first_served
 
 DECISIONS = 400
-
-
-SEEDS, HOURS = 3, 24.0
+SEEDS, HOURS, STARTING = 5, 24.0, 30.0
+SIZES, LOADS = (64, 128, 256), (0.9, 1.1, 1.3)
+URGENT = 5
 PLAIN, OURS, YOUNG = "first come, first served", "this scheduler", "youngest first"
 
 
@@ -44,7 +55,7 @@ def a_state(waiting: int, seed: int) -> State:
 
 def take(state: State, found: Plan, now: float) -> None:
     """Do what a plan says."""
-    state.held, state.in_vain = found.held, found.in_vain
+    state.held, state.in_vain, state.kept = found.held, found.in_vain, found.kept
     for clearing in found.clearings:
         for victim in clearing.victims:
             run = state.drop_run(victim, now)
@@ -117,36 +128,85 @@ def decisions(folder: Path | None) -> None:
         plot_slope(folder, sizes, p99s, fulls)
 
 
-def trace(folder: Path | None, seed: int) -> None:
-    """Measure useful GPU time, and what preemption loses, over days of clusters of three sizes."""
-    for gpus in (64, 128, 256):
-        played = [day(gpus, one) for one in range(seed, seed + SEEDS)]
-        capacity = SEEDS * gpus * HOURS * HOUR
-        first, second = (sum(one[which].useful(HOURS * HOUR) for one in played) for which in (PLAIN, OURS))
-        say(f"{SEEDS} days of {gpus} GPUs, load 1.3: useful, first come first served", _share(first, capacity))
-        gain = f"+30 %; it is {100 * (second / first - 1):+.0f} %"
-        say("the same: useful, this scheduler", _share(second, capacity), gain)
-        lost = [sum(told.lost for one in played for told in one[w].told.values()) / HOUR for w in (YOUNG, OURS)]
-        gave = [sum(len(t.gave_way_to) for one in played for t in one[w].told.values()) for w in (YOUNG, OURS)]
-        say("the same: GPU hours lost to giving way, youngest first", f"{lost[0]:.1f} by {gave[0]} runs")
-        less = f"-60 %; it is {100 * (lost[1] / lost[0] - 1):+.0f} %" if lost[0] else ""
-        say("the same: GPU hours lost to giving way, least lost work", f"{lost[1]:.1f} by {gave[1]} runs", less)
-    if folder is not None:
-        plot_day(folder, {name: played[0][name] for name in (PLAIN, OURS)}, gpus, HOURS * HOUR)
+@dataclass(frozen=True)
+class Day:
+    """What came of a day: GPU hours and runs that gave way, and seconds that urgent jobs waited."""
+
+    useful: float
+    lost: float
+    gave_way: int
+    waited: Sequence[float]
 
 
-def day(gpus: int, seed: int) -> dict[str, Simulation]:
+def day(gpus: int, seed: int, load: float) -> dict[str, Simulation]:
     """Play one day with each way of placing."""
-    jobs, cluster, until = a_trace(seed, gpus, HOURS, 1.3), a_cluster(gpus // 8), HOURS * HOUR
-    return {
-        PLAIN: Simulation(cluster, jobs, planner=first_come_first_served, checked=False).run(until),
-        OURS: Simulation(cluster, jobs, checked=False).run(until),
-        YOUNG: Simulation(cluster, jobs, checked=False, youngest=True).run(until),
-    }
+    jobs, cluster, until = a_trace(seed, gpus, HOURS, load), a_cluster(gpus // 8), HOURS * HOUR
+
+    def play(*, youngest: bool = False, planner: Planner = plan) -> Simulation:
+        played = Simulation(cluster, jobs, planner=planner, youngest=youngest, starting=STARTING, checked=False)
+        return played.run(until)
+
+    return {PLAIN: play(planner=first_come_first_served), OURS: play(), YOUNG: play(youngest=True)}
 
 
-def _share(useful: float, capacity: float) -> str:
-    return f"{100 * useful / capacity:.1f} % of capacity"
+def told_by(played: Simulation) -> Day:
+    """Return what came of a day; one that has not started by its end has waited until then."""
+    until, told = HOURS * HOUR, played.told
+    urgent = [job for job in played.jobs.values() if job.priority == URGENT]
+    return Day(
+        played.useful(until) / HOUR,
+        sum(one.lost for one in told.values()) / HOUR,
+        sum(len(one.gave_way_to) for one in told.values()),
+        [(told[job.name].started or [until])[0] - job.arrives for job in urgent],
+    )
+
+
+def trace(folder: Path | None, seed: int) -> None:
+    """Measure useful GPU time, and what preemption loses, over days of clusters of three sizes, at three loads."""
+    sys.stdout.write(TABLE)
+    for gpus in SIZES:
+        for load in LOADS:
+            sys.stdout.write(row(gpus, load, seed))
+            sys.stdout.flush()
+    if folder is not None:
+        played = day(SIZES[0], seed, LOADS[-1])
+        plot_day(folder, {name: played[name] for name in (PLAIN, OURS)}, SIZES[0], HOURS * HOUR)
+
+
+TABLE = f"""
+{SEEDS} days of each. Goals: +30 % useful, -60 % lost. GPU hours are of all days together; waits: mean / p95.
+
+| GPUs | load | bound | first come | ours | gain | most | lost, youngest | lost, ours | less | waits, y. | ours |
+|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|
+"""
+
+
+def row(gpus: int, load: float, seed: int) -> str:
+    """Return a row of the table: the same days, each way of placing."""
+    seeds = range(seed, seed + SEEDS)
+    days = [{name: told_by(one) for name, one in day(gpus, each, load).items()} for each in seeds]
+    most = sum(bound(a_trace(each, gpus, HOURS, load), gpus, HOURS) for each in seeds) / HOUR
+    all_ = SEEDS * gpus * HOURS
+    first, ours = (sum(one[name].useful for one in days) for name in (PLAIN, OURS))
+    lost = {name: sum(one[name].lost for one in days) for name in (YOUNG, OURS)}
+    gave = {name: sum(one[name].gave_way for one in days) for name in (YOUNG, OURS)}
+    less = f"{100 * (lost[OURS] / lost[YOUNG] - 1):+.0f} %" if lost[YOUNG] else ""
+    waited = {name: [wait for one in days for wait in one[name].waited] for name in (YOUNG, OURS)}
+    cells = [
+        f"{gpus}",
+        f"{load}",
+        *(f"{100 * share / all_:.1f} %" for share in (most, first, ours)),
+        f"{100 * (ours / first - 1):+.0f} %",
+        f"{100 * (most / first - 1):+.0f} %",
+        *(f"{lost[name]:.0f} h by {gave[name]}" for name in (YOUNG, OURS)),
+        less,
+        *(_waits(waited[name]) for name in (YOUNG, OURS)),
+    ]
+    return f"| {' | '.join(cells)} |\n"
+
+
+def _waits(waited: Sequence[float]) -> str:
+    return f"{statistics.fmean(waited):.0f} / {statistics.quantiles(waited, n=20)[18]:.0f} s"
 
 
 def plot_slope(folder: Path, sizes: tuple[int, ...], p99s: list[float], fulls: list[float]) -> None:

@@ -121,7 +121,11 @@ async def test_while_the_store_is_away_the_training_goes_on_and_a_paused_run_wai
     aside = areas.rename(areas.with_name("aside"))
     areas.write_text("not a folder")
     for name in (task, cancelled):
-        await eventually((agent.directory(name) / layout.HABITS).exists, within=10, what="a run that asks")
+
+        def is_said_to_heed(name: str = name) -> bool:
+            return any(name in beat.heeding for beat in agent.heartbeats())
+
+        await eventually(is_said_to_heed, within=20, what="a run that asks if it should stop, and saves")
         await agent.ask_to_stop(name, kind=StopKind.PAUSE, grace_seconds=30, revision=2)
         await eventually((agent.directory(name) / layout.EXIT).exists, within=20, what="an end")
 

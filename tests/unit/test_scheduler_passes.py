@@ -169,3 +169,15 @@ async def test_time_in_which_nobody_could_be_heard_does_not_count(scheduler: Sch
     await scheduler.live(20, [KNOWN])
     await scheduler.live(29, [])
     assert await scheduler.holds_a_place(), "it is counted anew once it was listed"
+
+
+async def test_what_a_worker_says_of_a_run_s_habits_counts_when_places_are_needed(scheduler: Scheduler) -> None:
+    await scheduler.hear(task_event())
+    await scheduler.passes.place()
+    assert not (await scheduler.passes.look()).state.runs[TASK].heeds_stop
+    beat = WorkerHeartbeat(worker_id="w", incarnation="one", time=MOMENT, running=[KNOWN], heeding=[TASK])
+    await scheduler.hear(beat)
+    assert (await scheduler.passes.look()).state.runs[TASK].heeds_stop
+    await scheduler.hear(beat.model_copy(update={"heeding": []}))
+    scheduler.passes.board.forget()
+    assert (await scheduler.passes.look()).state.runs[TASK].heeds_stop, "another one who leads knows it too"

@@ -31,6 +31,10 @@ class WorkerHeartbeat(Event):
     usage: ResourceUsage = ResourceUsage()
     running: list[AttemptRef] = Field(default=[], description="Attempts that run there.")
     ended: list[AttemptRef] = Field(default=[], description="Ended in the last ten minutes.")
+    heeding: list[TaskId] = Field(
+        default=[],
+        description="Tasks whose run asks if it should stop, and saves then.",
+    )
 
     @property
     def subject(self) -> str:

@@ -217,7 +217,7 @@ class Run:
         """
         total = checked_step(total, "total")
         done = self.resume(**parts)
-        self._total = total or None
+        self._total, self._saves = total or None, True
         self._hot.parts = parts
         return self._steps(done, total, checkpoint_every, checkpoint_seconds, parts)
 

@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable, Sequence
 from heapq import heapify, heappop, heappush
 from itertools import islice
 
+from services.scheduler.domain import claims
 from services.scheduler.domain.guests import clear_guests, may_lend, without_guests
 from services.scheduler.domain.plans import Clearing, Plan, Seat
 from services.scheduler.domain.pool import Needs, Room, View
@@ -92,7 +93,8 @@ class _Pass:
             self._next_of(strategy)
             self._push(tops, strategy)
         more = bool(tops) or self.tries >= TRIES
-        return Plan(self.seats, self.reasons, self.clearings, self.head, more, self.in_vain)
+        kept = claims.kept(self.state, self.seated, self.clearings)
+        return Plan(self.seats, self.reasons, self.clearings, self.head, more, self.in_vain, kept)
 
     def _next_of(self, strategy: str) -> None:
         """Try the first of a strategy: after a place the next of its group follows, else the group is through."""
@@ -125,7 +127,7 @@ class _Pass:
             self.seated.add(waiting.task_id)
             self.ledger.give(waiting.strategy, needs)
             return None
-        if waiting.task_id in state.claims:
+        if waiting.claims:
             self._keep_claimed(waiting)
         elif self._may_block(waiting, by_turn):
             self._block(waiting, hosts, by_turn)
@@ -250,25 +252,14 @@ class _Pass:
         self.gone |= {*clearing.victims}
         self._hold(self._cleared(waiting, clearing.workers, clearing.victims))
 
-    def _cleared(self, waiting: Waiting, workers: tuple[str, ...], victims: Collection[str]) -> Hold:
-        """Return the hold of places that are being cleared: what is over once the victims have gone is spare."""
-        spare = []
-        for worker_id in workers:
-            free = self.view.room(worker_id)
-            for task_id, part in self.state.runs_on.get(worker_id, {}).items():
-                free = free.plus(part) if task_id in victims else free
-            spare.append(beside(waiting.needs, free, ()))
-        starts = self.now + self.state.policy.grace
-        return Hold(waiting.task_id, workers, starts, "others give their places up", tuple(spare))
-
     def _keep_claimed(self, waiting: Waiting) -> None:
-        """Keep the places that are being cleared for a task."""
-        pool, runs = self.state.pool, self.state.runs
-        victims = self.state.claims[waiting.task_id]
-        workers = {worker_id for victim in victims for worker_id, _ in runs[victim].parts}
-        free = tuple(sorted(name for name in workers if name in pool.hosts and name not in self.holds))
-        if free:
-            self._hold(self._cleared(waiting, free, victims))
+        """Keep the places that are being cleared for a task, and free ones beside them."""
+        workers = tuple(name for name in claims.claimed(waiting.task_id, self.state) if name not in self.holds)
+        if workers:
+            self._hold(self._cleared(waiting, workers, self.state.claims.get(waiting.task_id, ())))
+
+    def _cleared(self, waiting: Waiting, workers: tuple[str, ...], leaving: Collection[str]) -> Hold:
+        return claims.cleared(waiting, workers, leaving, self.state, self.view, self.now)
 
     def _clear(self, waiting: Waiting, hosts: Sequence[str]) -> Clearing | None:
         if self.able is None:
@@ -337,8 +328,16 @@ class _Pass:
             shape = shape_of(waiting)
             if never_fits(shape, state.pool) or self.ledger.refusal(waiting.strategy, waiting.needs):
                 continue
+            self._keep_all_claimed()
             self._try(waiting, shape, by_turn=True)
+            self.holds = {} if self.head is None else dict.fromkeys(self.head.workers, self.head)
             return
+
+    def _keep_all_claimed(self) -> None:
+        """Keep what is being cleared for others; that makes none of them the head."""
+        for waiting in claims.claimants(self.state):
+            self._keep_claimed(waiting)
+        self.head = None
 
     def _waiting(self, task_id: str, shape: Shape) -> Waiting:
         found = self.state.queue.waiting.get(task_id)

@@ -43,3 +43,5 @@ class Plan:
     """Whether it ended before it had looked at all."""
     in_vain: Mapping[tuple[int, Needs], float] = field(default_factory=dict)
     """What nothing could be cleared for, and when that was seen."""
+    kept: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """The workers where a task will start once those have gone who give their places up for it, by task."""

@@ -1,22 +1,25 @@
 """Preemption: which runs give their places up for a task of a higher priority, so that the least work is lost.
 
 Only runs of a strictly lower priority are asked, never one that the task gave its own place up for before, none
-that has just started, and none that is stopping already. So no two take places from each other for ever.
+that has just started again after it gave its place up, and none that is stopping already. So no two take places
+from each other for ever, and nobody loses his for ever: each time he has it for longer.
 """
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 from services.scheduler.domain.plans import Clearing
-from services.scheduler.domain.pool import Needs, View
+from services.scheduler.domain.pool import Host, Needs, Room, View
 from services.scheduler.domain.queue import Waiting
 from services.scheduler.domain.state import Run, State
 
 DAY = 86_400.0
+SPREAD = 4
+"""Runs on several workers that are tried as the first to leave for a gang."""
 
 
 def protected_until(run: Run, state: State) -> float:
     """Return until when a run is left alone."""
-    return run.since + min(state.policy.protected * float(2**run.gave_way), DAY)
+    return run.since + min(state.policy.protected * (2.0**run.gave_way - 1), DAY)
 
 
 def may_take(waiting: Waiting, run: Run, state: State, now: float) -> bool:
@@ -79,46 +82,97 @@ def cheapest(
 ) -> Clearing | None:
     """Return the workers where the least is lost, one for each member of a task; None if there are too few.
 
-    Greedy: each next worker is the one where, beside all who leave already, the least more is lost.
+    Greedy: each next worker is the one where, beside all who leave already, the least more is lost. For a gang
+    that is tried anew with each of the runs that would free most for what they lose, as the first to leave.
     ``victims_on`` says who has to leave a worker beside those who leave anyhow, or None.
     """
     options = {name: found for name in hosts if (found := victims_on(name, ())) is not None}
-    chosen, names = list[str](), dict[str, float]()
+    if len(options) < waiting.needs.members:
+        return None
+    tried = [_greedy(waiting, dict(options), victims_on, {})]
+    if waiting.needs.members > 1:
+        tried += [
+            _greedy(waiting, _beside(options, run, victims_on), victims_on, {run.task_id: lost})
+            for lost, run in _spread(options)
+        ]
+    clearing = min(tried, key=lambda one: (one.lost, one.victims))
+    return clearing if clearing.victims else None
+
+
+def _spread(options: Mapping[str, Victims]) -> Victims:
+    """Return the runs on several workers that lose the least for each of them, some."""
+    found = {run.task_id: (lost, run) for victims in options.values() for lost, run in victims}
+    several = [(lost / len(run.parts), lost, run) for lost, run in found.values() if len(run.parts) > 1]
+    several.sort(key=lambda one: (one[0], one[2].task_id))
+    return [(lost, run) for _, lost, run in several[:SPREAD]]
+
+
+def _beside(
+    options: Mapping[str, Victims], run: Run, victims_on: Callable[[str, Collection[str]], Victims | None]
+) -> dict[str, Victims]:
+    """Return who else would have to leave each worker if a run left."""
+    there = {name for name, _ in run.parts}
+    return {
+        name: found if name not in there else victims_on(name, (run.task_id,)) or []
+        for name, found in options.items()
+    }
+
+
+def _greedy(
+    waiting: Waiting,
+    options: dict[str, Victims],
+    victims_on: Callable[[str, Collection[str]], Victims | None],
+    names: dict[str, float],
+) -> Clearing:
+    """Choose a worker for each member; ``names`` are those who leave anyhow, and what they lose."""
+    chosen = list[str]()
     while len(chosen) < waiting.needs.members:
-        if not options:
-            return None
         _, worker_id = min((sum(lost for lost, _ in found), name) for name, found in options.items())
         victims = options.pop(worker_id)
         chosen.append(worker_id)
         names |= {run.task_id: lost for lost, run in victims}
         for other in {name for _, run in victims for name, _ in run.parts} & options.keys():
             options[other] = victims_on(other, names) or []
-    return Clearing(waiting.task_id, tuple(names), tuple(chosen), sum(names.values())) if names else None
+    return Clearing(waiting.task_id, tuple(names), tuple(chosen), sum(names.values()))
 
 
 def fewest(
     needs: Needs, worker_id: str, state: State, view: View, runs: Victims, leaving: Collection[str]
 ) -> Victims | None:
-    """Return the runs on a worker whose places are enough for one more, or None.
+    """Return the runs on a worker that lose the least, and whose places are enough for one more; None if none are.
 
     ``runs`` are those that may be taken and what each loses, the least first; ``leaving`` leave anyhow.
     """
     host, free, parts = state.pool.hosts[worker_id], view.room(worker_id), state.runs_on.get(worker_id, {})
     for name in leaving:
         free = free.plus(parts[name]) if name in parts else free
-    taken, room, count = Victims(), free, len(free.gpus)
-    if count >= needs.gpu and host.pick(needs, free) is not None:
-        return taken
+    if len(free.gpus) >= needs.gpu and host.pick(needs, free) is not None:
+        return []
+    those = [pair for pair in runs if pair[1].task_id not in leaving]
+    best = _fewest_gpus(needs.gpu - len(free.gpus), those, parts)
+    if best and host.pick(needs, _together(free, best, parts)) is not None:
+        return best
+    return _one_by_one(needs, host, free, those, parts)
+
+
+def _fewest_gpus(short: int, runs: Victims, parts: Mapping[str, Room]) -> Victims | None:
+    """Return the runs that lose the least and have as many GPUs as are short: a knapsack of a few GPUs."""
+    best: dict[int, tuple[float, Victims]] = {0: (0.0, [])}
+    for lost, run in runs:
+        gpus = len(parts[run.task_id].gpus)
+        for has, (sum_, some) in sorted(best.items(), reverse=True) if gpus else ():
+            more = min(has + gpus, short)
+            if has < short and (more not in best or sum_ + lost < best[more][0]):
+                best[more] = sum_ + lost, [*some, (lost, run)]
+    return best[short][1] if short in best else None
+
+
+def _one_by_one(needs: Needs, host: Host, free: Room, runs: Victims, parts: Mapping[str, Room]) -> Victims | None:
+    """Return runs, those first that lose the least, until there is enough of everything, less those in vain."""
+    taken, room = Victims(), free
     for pair in runs:
-        if pair[1].task_id in leaving:
-            continue
         taken.append(pair)
-        count += len(parts[pair[1].task_id].gpus)
-        if count < needs.gpu:  # cheap, and nearly always what is short
-            continue
-        room = free
-        for _, one in taken:
-            room = room.plus(parts[one.task_id])
+        room = room.plus(parts[pair[1].task_id])
         if host.pick(needs, room) is not None:
             break
     else:
@@ -129,3 +183,9 @@ def fewest(
             taken.remove(pair)
             room = less
     return taken
+
+
+def _together(free: Room, runs: Victims, parts: Mapping[str, Room]) -> Room:
+    for _, run in runs:
+        free = free.plus(parts[run.task_id])
+    return free

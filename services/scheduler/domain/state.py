@@ -12,6 +12,8 @@ from services.scheduler.domain.shares import Shares, Use, largest_gpu, use_of
 UNKNOWN = math.inf
 """The end of a run that is never assumed to end."""
 MOST_SUMS = 2_000
+RESTART = 40.0
+"""Seconds of its GPUs that a run costs which saves and starts again: 10 to save, 30 until it trains."""
 LIMIT, PAST_RUNS = "its limit", "past runs"
 """What the end of a run is known by."""
 
@@ -21,7 +23,7 @@ class Policy:
     """How placing weighs what it cannot know. All times in seconds."""
 
     protected: float = 60.0
-    """A run is left alone for so long after its start, twice as long after each time that it gave its place up."""
+    """A run that gave its place up is left alone for so long after its next start, then for 3, 7, 15 times it."""
     patience: float = 30.0
     """Nobody gives a place up for one that would have it so soon anyhow."""
     grace: float = 30.0
@@ -61,6 +63,8 @@ class Run:
     reservation: str | None = None
     guest_of: str | None = None
     """The task that its place is kept for: it gives it up, whatever its priority, once that one can start."""
+    heeds_stop: bool = False
+    """Whether it has shown that it looks if it should stop, and saves: then what it did is kept."""
 
     @property
     def may_yield(self) -> bool:
@@ -68,9 +72,17 @@ class Run:
         return self.preemptible and not self.stopping and self.gives_way_to is None
 
     def lost_work(self, now: float) -> float:
-        """Return the GPU-seconds that are lost if it stops now; CPU-seconds count a hundredth."""
+        """Return the GPU-seconds that are lost if it stops now; CPU-seconds count a hundredth.
+
+        That is what it did since its last checkpoint, unless it saves when it is asked, and its next start.
+        """
         weight = self.needs.members * (self.needs.gpu + 0.01 * self.needs.cpu)
-        return weight * max(0.0, now - max(self.since, self.saved_at))
+        ran = max(0.0, now - self.since)
+        return weight * min(ran, RESTART if self.heeds_stop else RESTART + self.unsaved(now))
+
+    def unsaved(self, now: float) -> float:
+        """Return the seconds since its last checkpoint, or since it started."""
+        return max(0.0, now - max(self.since, self.saved_at))
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +148,8 @@ class State:
     """Places that were given since one who had waited longest got one."""
     in_vain: Mapping[tuple[int, Needs], float] = field(default_factory=dict)
     """Priorities and needs that nothing could be cleared for lately, and when that was seen."""
+    kept: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """The workers that are cleared for a task, those that were free before too, by task."""
     held: Hold | None = None
     """What was kept for whom at the end of the last pass."""
 

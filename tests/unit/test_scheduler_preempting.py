@@ -1,0 +1,107 @@
+"""Giving way: who is asked, what is lost by it, and that those who leave do not leave in vain."""
+
+from itertools import combinations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.scheduler.domain.planning import plan
+from services.scheduler.domain.plans import Plan
+from services.scheduler.domain.pool import Needs, Room
+from services.scheduler.domain.preempting import may_take, protected_until
+from services.scheduler.domain.queue import Waiting
+from services.scheduler.domain.state import RESTART, Policy, Run
+from tests.scheduling_kit import NOW, a_host, a_run, a_state
+from tests.scheduling_simulation import Job, Simulation
+
+
+def plan_for(needs: Needs, runs: list[Run], workers: dict[str, int]) -> Plan:
+    """Return what a pass does for a task of a higher priority."""
+    hosts = [a_host(name, cpus=64, gpus=gpus) for name, gpus in workers.items()]
+    return plan(a_state(hosts, [Waiting("high", needs, 5)], runs), NOW)
+
+
+def running(name: str, gpus: dict[str, tuple[int, ...]], unsaved: float) -> Run:
+    """Return a run that has not saved for so long."""
+    return a_run(name, [(worker, Room(some, 0.0)) for worker, some in gpus.items()], since=NOW - unsaved)
+
+
+@pytest.mark.parametrize(
+    ("ran", "saved", "heeds", "lost"),
+    [
+        pytest.param(1000, None, False, 1000, id="never-saved"),
+        pytest.param(1000, 100, False, 100 + RESTART, id="saved-and-has-to-start-again"),
+        pytest.param(1000, None, True, RESTART, id="saves-when-asked"),
+        pytest.param(5, None, True, 5, id="has-just-started"),
+        pytest.param(20, 15, False, 20, id="no-more-than-it-had"),
+    ],
+)
+def test_what_a_run_loses(ran: float, saved: float | None, heeds: bool, lost: float) -> None:
+    saved_at = 0.0 if saved is None else NOW - saved
+    run = a_run("r", [("w1", Room((0, 1), 0.0))], since=NOW - ran, saved_at=saved_at, heeds_stop=heeds)
+    assert run.lost_work(NOW) == pytest.approx(2 * lost)
+
+
+def test_one_that_has_shown_that_it_saves_goes_rather_than_one_that_has_done_less() -> None:
+    heeds = a_run("heeds", [("w1", Room((0,), 0.0))], since=NOW - 9000, heeds_stop=True)
+    found = plan_for(Needs(1, 0), [heeds, running("deaf", {"w1": (1,)}, 100)], {"w1": 2})
+    assert [clearing.victims for clearing in found.clearings] == [("heeds",)]
+
+
+def test_who_has_just_started_may_be_asked_who_gave_way_before_has_its_place_ever_longer() -> None:
+    state = a_state([a_host(gpus=1)], policy=Policy(protected=60))
+    runs = [a_run("r", [("worker-1", Room((0,), 1))], since=NOW, gave_way=times) for times in range(4)]
+    assert [protected_until(run, state) - NOW for run in runs] == [0, 60, 180, 420]
+    high = Waiting("high", Needs(1), 5)
+    assert [may_take(high, run, state, NOW + 60) for run in runs] == [True, True, False, False]
+
+
+@given(
+    st.integers(1, 8),
+    st.lists(st.tuples(st.integers(1, 2), st.integers(1, 4), st.integers(1, 50)), min_size=1, max_size=9),
+)
+def test_nobody_could_be_asked_for_a_place_by_whom_less_is_lost(
+    needed: int, drawn: list[tuple[int, int, int]]
+) -> None:
+    """On workers with eight GPUs each: compared with every set of runs."""
+    taken, runs = {1: 0, 2: 0}, list[Run]()
+    for number, (worker, gpus, unsaved) in enumerate(drawn):
+        if taken[worker] + gpus <= 8:
+            part = {f"w{worker}": tuple(range(taken[worker], taken[worker] + gpus))}
+            runs.append(running(f"r{number}", part, float(unsaved)))
+            taken[worker] += gpus
+    found = plan_for(Needs(needed, 0), runs, {"w1": 8, "w2": 8})
+    costs = [0.0] if any(8 - used >= needed for used in taken.values()) else []
+    for worker, used in taken.items():
+        here = [run for run in runs if run.parts[0][0] == f"w{worker}"]
+        for some in (some for size in range(1, len(here) + 1) for some in combinations(here, size)):
+            if 8 - used + sum(run.needs.gpu for run in some) >= needed:
+                costs.append(sum(run.lost_work(NOW) for run in some))
+    lost = sum(clearing.lost for clearing in found.clearings)
+    assert lost == pytest.approx(min(costs))
+    assert bool(found.clearings) != any(seat.task_id == "high" for seat in found.seats)
+
+
+def test_one_run_on_two_workers_leaves_rather_than_two_that_lose_more_together() -> None:
+    gang = running("gang", {"w1": (0, 1), "w2": (0, 1)}, 30)
+    alone = [running(name, {name: (0, 1)}, 40) for name in ("w3", "w4")]
+    found = plan_for(Needs(2, 0, members=2), [gang, *alone], {"w1": 2, "w2": 2, "w3": 2, "w4": 2})
+    assert [clearing.victims for clearing in found.clearings] == [("gang",)], "120 and not 160 GPU-seconds"
+
+
+@pytest.mark.parametrize("turn", [8, 4])
+def test_what_the_first_to_leave_left_is_there_when_the_last_has_gone(turn: int) -> None:
+    """Else a small one has it, or the worker that was free, be it by its turn: and all have left in vain."""
+    saves, deaf = Job("saves", Needs(4), 5000), Job("deaf", Needs(4), 5000, saves_on_stop=False)
+    brief = Job("brief", Needs(4), 101)
+    high = Job("high", Needs(4, members=3), 50, arrives=101, priority=1)
+    small = [Job(f"small-{n}", Needs(2), 3000, arrives=at) for n, at in enumerate((50, 102))]
+    fourth = Job("fourth", Needs(0), 1, arrives=105)  # after it comes the turn of who has waited longest
+    hosts = [a_host(name, cpus=64, gpus=4) for name in ("w1", "w2", "w3")]
+    policy = Policy(turn=turn, overdue=5, grace=30, patience=0)
+    told = Simulation(hosts, [saves, deaf, brief, high, fourth, *small], policy=policy).run().told
+    assert told["fourth"].started == [105]
+    assert told["high"].started == [131], "the grace of the last"
+    assert told["saves"].gave_way_to == told["deaf"].gave_way_to == ["high"]
+    assert min(told[job.name].started[0] for job in small) == 181

@@ -20,11 +20,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.faults.mortal_mongo import MortalMongo
 from tests.faults.protocol import MODULE, Service, Where, begin, check, go_on, in_folder, story
 from tests.faults.proxy import TcpProxy, proxied_broker
 from tests.faults.report import Report
 from tests.faults.small_disk import full_for, small_disk
 from tests.faults.zygote import Zygote
+from tests.mongo_server import STAND_IN, has_stand_in
 from tests.mongo_server import VARIABLE as MONGO
 from trainwright.embedded.kafka import KafkaProcess
 
@@ -64,6 +66,9 @@ class Ground:
     broker: KafkaProcess
     proxy: TcpProxy
     mongo: str | None
+    """Where a MongoDB answers; each fifth round is played on it."""
+    mortal: MortalMongo | None
+    """The stand-in, if that is what it is."""
 
     @property
     def kafka(self) -> str:
@@ -93,6 +98,8 @@ class Round:
         """Play it, check it, and return what was injected and what was found."""
         told = story(TASKS, self.chance, REPEATS)
         self.report.count("events", len(told))
+        if self.on_mongo:
+            self.report.count(f"rounds on {'MongoDB' if self.ground.mortal is None else STAND_IN}")
         with small_disk(self.disk, 64) as is_small:
             steps = self._steps(kills, is_small)
             size = len(told) // len(steps) + 1
@@ -134,6 +141,8 @@ class Round:
         if how:
             self.service.end = ENDLESS
         status = self.service.run(crash, **how)  # type: ignore[arg-type]
+        if self.on_mongo and self.ground.mortal is not None:
+            self.ground.mortal.die_too()
         if status == -signal.SIGKILL:
             self.report.count(what)
             self.report.count("kills")
@@ -252,8 +261,11 @@ def campaign(state: Path, *, rounds: int, seed: int, minutes: float, kills: int 
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="trainwright-protocol-")))
         broker, proxy = stack.enter_context(proxied_broker(scratch / "kafka"))
         zygote = stack.enter_context(Zygote(MODULE, state.with_suffix(".log")))
-        # Not the stand-in: it isolates weakly, and a round on it lost an event, which says nothing of MongoDB.
-        ground = Ground(zygote, broker, proxy, os.environ.get(MONGO))
+        url, mortal = os.environ.get(MONGO), None
+        if url is None and has_stand_in():
+            mortal = stack.enter_context(MortalMongo(scratch / "mongo"))
+            url = mortal.url
+        ground = Ground(zygote, broker, proxy, url, mortal)
         while whole.rounds < rounds and time.monotonic() < until:
             begun = time.monotonic()
             report = Round(ground, scratch / f"round-{whole.rounds}", seed, whole.rounds).play(kills)

@@ -1,8 +1,9 @@
 """The platform under faults while short tasks run: killed at crash points, at random and at once, hung, cut off.
 
-Tasks keep coming; every so often one fault is drawn. Afterwards everything has to come to its end: every task
-final, as good as all completed and the rest with the class of its failure, exactly its own points visible, and
-every promise of `invariants.py` kept. Seeded; goes on where the state file says.
+Tasks keep coming, one in four of which fails by itself; every so often one fault is drawn. Afterwards everything
+has to come to its end: as good as all healthy tasks completed, with exactly their own points visible, each that
+fails by itself ended with its own class (`doomed.py`), and every promise of `invariants.py` kept. Seeded; goes on
+where the state file says.
 
     python -m tests.faults.campaign --minutes 15 --every 20 --seed 1
 """
@@ -15,6 +16,7 @@ import signal
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -24,6 +26,7 @@ from typing import Any
 import httpx
 
 from tests.e2e.platform_up import FINAL
+from tests.faults import doomed
 from tests.faults.invariants import broken
 from tests.faults.place import Place, a_place
 from tests.faults.processes import kill
@@ -49,6 +52,8 @@ while step < steps:
 Fault = tuple[str, Callable[[], None]]
 STEPS = 40
 AT_ONCE = 6
+FAILS_EVERY = 4
+"""Of so many tasks one fails by itself."""
 GOAL = 0.95
 HEALED_SECONDS = 60.0
 NUMBERS = (1, 2, 4)
@@ -59,9 +64,20 @@ FASTER = {
     "SCHEDULER_PROBE_LATE": "1",
     "TRAINWRIGHT_WORKER_HEARTBEAT_SECONDS": "0.5",
 }
-UNREACHED = ("mongo.", "s3.")
-"""Points of engines that an embedded platform does not have."""
-WORDS = tuple(f"{name}:{n}:kill" for name in crash.POINTS if not name.startswith(UNREACHED) for n in NUMBERS)
+ARMED, OWN_CLASS = "armed: ", "failed by itself, and ended as its own class: "
+UNREACHED = ("mongo.", "s3.", "apply.buried")
+"""Points of engines that an embedded platform does not have, and of poison: `protocol_campaign.py` has them."""
+NAMES = tuple(name for name in crash.POINTS if not name.startswith(UNREACHED))
+AT_A_TIME = 6
+"""Points that are armed at once."""
+
+
+def words_of(name: str) -> list[str]:
+    """Return what arms a point."""
+    return [f"{name}:{number}:{crash.KILL}" for number in NUMBERS]
+
+
+WORDS = tuple(word for name in NAMES for word in words_of(name))
 
 
 def armed(notes: Path) -> dict[str, str]:
@@ -73,16 +89,42 @@ def armed(notes: Path) -> dict[str, str]:
 
 
 @dataclass(slots=True)
+class Turns:
+    """Gives each its turn: one of those that were drawn least, by lot."""
+
+    names: Sequence[str]
+    chance: random.Random
+    drawn: Counter[str] = field(default_factory=Counter)
+
+    def next(self) -> str:
+        """Return whose turn it is."""
+        least = min(self.drawn[name] for name in self.names)
+        name = self.chance.choice([name for name in self.names if self.drawn[name] == least])
+        self.drawn[name] += 1
+        return name
+
+
+@dataclass(slots=True)
 class Campaign:
-    """Tasks and faults on one platform."""
+    """Tasks and faults on one platform; `drawn` says how often each crash point was armed before."""
 
     place: Place
     notes: Path
     chance: random.Random
+    drawn: Counter[str] = field(default_factory=Counter)
     report: Report = field(default_factory=Report)
     bases: dict[str, int] = field(default_factory=dict)
-    to_arm: list[str] = field(default_factory=list)
+    """What the values of each healthy task begin with."""
+    failing: dict[str, str] = field(default_factory=dict)
+    """The script of each task that fails by itself."""
     armed: list[str] = field(default_factory=list)
+    points: Turns = field(init=False)
+    scripts: Turns = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Begin to take turns."""
+        self.points = Turns(NAMES, self.chance, Counter(self.drawn))
+        self.scripts = Turns(doomed.SCRIPTS, self.chance)
 
     def play(
         self, *, seconds: float, every: float, faults: Sequence[Fault] = (), most_tasks: int = 10_000
@@ -91,7 +133,7 @@ class Campaign:
         in_turn = itertools.cycle(faults)
         until_then, due = time.monotonic() + seconds, time.monotonic() + every / 2
         while time.monotonic() < until_then:
-            if len(self.bases) < most_tasks:
+            if len(self.bases) + len(self.failing) < most_tasks:
                 self._submit_some()
             if time.monotonic() >= due:
                 self._have(*(next(in_turn) if faults else self.chance.choice(self._faults())))
@@ -107,11 +149,9 @@ class Campaign:
     def arm(self, count: int) -> None:
         """Let some of the crash points kill whoever passes them next; each point in its turn."""
         for _ in range(count):
-            if not self.to_arm:
-                self.to_arm = sorted({word.partition(":")[0] for word in WORDS})
-                self.chance.shuffle(self.to_arm)
-            name = self.to_arm.pop()
-            for word in (f"{name}:{number}:{crash.KILL}" for number in NUMBERS):
+            name = self.points.next()
+            self.report.count(f"{ARMED}{name}")
+            for word in words_of(name):
                 (self.notes / word).unlink(missing_ok=True)
                 self.armed.append(word)
 
@@ -126,8 +166,7 @@ class Campaign:
 
     def _faults(self) -> list[Fault]:
         return [
-            ("crash points armed", self.crash_points),
-            ("crash points armed", self.crash_points),
+            *[("crash points armed", self.crash_points)] * 4,
             ("everything killed", self.everything),
             ("a program killed", self._kill_one),
             ("a run killed", self._kill_run),
@@ -144,7 +183,7 @@ class Campaign:
     def crash_points(self) -> None:
         """Arm some, and begin every program anew, so that it passes them for the first time."""
         self.disarm()
-        self.arm(6)
+        self.arm(AT_A_TIME)
         for name in self.place.names():
             if name == "control-plane" or name.startswith("worker"):
                 with suppress(AssertionError, ProcessLookupError):
@@ -183,11 +222,23 @@ class Campaign:
             living = api.get("/tasks", params={"status": "running", "limit": 1}).json()["total"]
             living += api.get("/tasks", params={"status": "pending", "limit": 1}).json()["total"]
             for _ in range(AT_ONCE - living):
-                base = len(self.bases) * 1000
-                parameters = {"path": str(self._script()), "args": [str(base), str(STEPS)]}
-                config = {"recipe": "script", "parameters": parameters, "resource_requirements": {"cpu": 0.25}}
-                answer = api.post("/tasks", json={"config": config, "start": True}).raise_for_status()
-                self.bases[answer.json()["task_id"]] = base
+                self._submit_one(api)
+
+    def _submit_one(self, api: httpx.Client) -> None:
+        count = len(self.bases) + len(self.failing)
+        if count % FAILS_EVERY == FAILS_EVERY - 1:
+            script = self.scripts.next()
+            config = doomed.document(script, self.place.folder)
+        else:
+            script, base = "", count * 1000
+            parameters = {"path": str(self._script()), "args": [str(base), str(STEPS)]}
+            config = {"recipe": "script", "parameters": parameters, "resource_requirements": {"cpu": 0.25}}
+        answer = api.post("/tasks", json={"config": config, "start": True}).raise_for_status()
+        task_id = answer.json()["task_id"]
+        if script:
+            self.failing[task_id] = script
+        else:
+            self.bases[task_id] = base
 
     def _script(self) -> Path:
         path = self.place.folder / "short.py"
@@ -196,7 +247,7 @@ class Campaign:
         return path
 
     def _wait_for_all(self) -> None:
-        left, deadline = set(self.bases), time.monotonic() + HEALED_SECONDS + 5 * AT_ONCE
+        left, deadline = {*self.bases, *self.failing}, time.monotonic() + HEALED_SECONDS + 5 * AT_ONCE
         while left and time.monotonic() < deadline:
             left = {task_id for task_id in left if self._task(task_id)["status"] not in FINAL}
             time.sleep(0.3)
@@ -206,19 +257,24 @@ class Campaign:
         return self.place.get(f"/tasks/{task_id}")
 
     def _look(self) -> None:
-        wrong, completed = broken(self.place.home, self.bases, over=True), 0
-        for task_id, base in self.bases.items():
-            task = self._task(task_id)
+        wrong = broken(self.place.home, [*self.bases, *self.failing], over=True)
+        for task_id in (*self.bases, *self.failing):
+            task, script = self._task(task_id), self.failing.get(task_id)
+            own = doomed.expected(script) if script else None
             self.report.count("attempts", len(task["attempts"]))
-            if task["status"] == "completed":
-                completed += 1
-                wrong += self._wrong_points(task_id, base)
-            elif task["status"] == "failed" and not task["attempts"][-1]["failure_class"]:
-                wrong.append(f"{task_id} failed without a class: {task['reason']}")
-        self.report.count("tasks", len(self.bases))
-        self.report.count("tasks completed", completed)
-        if completed < GOAL * len(self.bases):
-            wrong.append(f"{completed} of {len(self.bases)} tasks completed")
+            if error := doomed.wrong_ending(task, own):
+                wrong.append(error)
+            elif own is not None:
+                self.report.count(f"{OWN_CLASS}{own}")
+            elif task["status"] == "completed":
+                self.report.count("healthy tasks completed")
+                wrong += self._wrong_points(task_id, self.bases[task_id])
+            else:
+                self.report.count(f"healthy tasks given up after {task['attempts'][-1]['failure_class']}")
+        self.report.count("healthy tasks", len(self.bases))
+        self.report.count("tasks that fail by themselves", len(self.failing))
+        if (completed := self.report.counts["healthy tasks completed"]) < GOAL * len(self.bases):
+            wrong.append(f"{completed} of {len(self.bases)} healthy tasks completed")
         self.report.wrong += wrong
 
     def _wrong_points(self, task_id: str, base: int) -> list[str]:
@@ -233,6 +289,11 @@ class Campaign:
         return [f"{task_id}: {len(points)} points instead of its own {STEPS}: {points[:3]} … {points[-3:]}"]
 
 
+def armed_before(whole: Report) -> Counter[str]:
+    """Return how often each crash point was armed in the rounds before."""
+    return Counter({name: whole.counts[f"{ARMED}{name}"] for name in NAMES})
+
+
 def campaign(state: Path, *, seed: int, minutes: float, every: float, round_minutes: float = 3.0) -> Report:
     """Play rounds, each on a platform of its own, going on where the state file says; return all found so far."""
     whole, until_then = Report.read(state), time.monotonic() + 60 * minutes
@@ -242,7 +303,9 @@ def campaign(state: Path, *, seed: int, minutes: float, every: float, round_minu
             folder = Path(scratch)
             notes = folder / "notes"
             with a_place(folder, armed(notes)) as place:
-                report = Campaign(place, notes, chance).play(seconds=min(left, 60 * round_minutes), every=every)
+                report = Campaign(place, notes, chance, armed_before(whole)).play(
+                    seconds=min(left, 60 * round_minutes), every=every
+                )
         report.wrong = [f"round {whole.rounds}: {line}" for line in report.wrong]
         whole.add(report)
         whole.write(state)

@@ -110,16 +110,25 @@ class Round:
                 step()
             self.service.end = asyncio.run(go_on(self.ground.kafka, []))
             began = time.monotonic()
-            status = self.service.run()
+            ended = self._to_its_end()
             seconds = time.monotonic() - began
             self.report.longest("seconds until all was over after the healing", seconds)
             found = asyncio.run(check(self.where, TASKS))
-            wrong = found.wrong() + ([] if status == 0 else [f"it ended with {status}"])
+            wrong = found.wrong() + ended
             wrong += [f"I4: {seconds:.0f} s after the healing"] if seconds > HEALED_SECONDS else []
             if self.number % 10 == 9:
                 wrong += self._wiped()
         self.report.wrong += [f"round {self.number}: {line}" for line in wrong]
         return self.report
+
+    def _to_its_end(self) -> list[str]:
+        """Let the service do all that is left, undisturbed; return what is wrong with how it ended."""
+        assert self.service is not None
+        try:
+            status = self.service.run()
+        except TimeoutError as error:
+            return [str(error)]
+        return [] if status == 0 else [f"it ended with {status}"]
 
     def _steps(self, kills: int, is_small: bool) -> list[Callable[[], None]]:
         points = {**POINTS, **(OF_MONGO if self.on_mongo else OF_SQLITE)}
@@ -140,9 +149,14 @@ class Round:
         assert self.service is not None
         if how:
             self.service.end = ENDLESS
-        status = self.service.run(crash, **how)  # type: ignore[arg-type]
-        if self.on_mongo and self.ground.mortal is not None:
-            self.ground.mortal.die_too()
+        try:
+            status = self.service.run(crash, **how)  # type: ignore[arg-type]
+        except TimeoutError as error:
+            self.report.wrong.append(f"round {self.number}: {what}: {error}")
+            return
+        finally:
+            if self.on_mongo and self.ground.mortal is not None:
+                self.ground.mortal.die_too()
         if status == -signal.SIGKILL:
             self.report.count(what)
             self.report.count("kills")

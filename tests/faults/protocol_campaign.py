@@ -31,6 +31,8 @@ from tests.mongo_server import VARIABLE as MONGO
 from trainwright.embedded.kafka import KafkaProcess
 
 TASKS = 100
+OF_STAND_IN = 25
+"""Tasks of a round on the stand-in for MongoDB, which takes its time."""
 KILLS = 60
 """In each round, if the story is not over before."""
 REPEATS = 0.2
@@ -86,6 +88,7 @@ class Round:
         self.chance = random.Random(f"{seed}/{number}")
         self.report = Report()
         self.on_mongo = ground.mongo is not None and number % 5 == 4
+        self.tasks = OF_STAND_IN if self.on_mongo and ground.mortal is not None else TASKS
         self.disk = folder / "disk"
         where = in_folder(ground.kafka, self.disk)
         if self.on_mongo:
@@ -96,7 +99,7 @@ class Round:
 
     def play(self, kills: int) -> Report:
         """Play it, check it, and return what was injected and what was found."""
-        told = story(TASKS, self.chance, REPEATS)
+        told = story(self.tasks, self.chance, REPEATS)
         self.report.count("events", len(told))
         if self.on_mongo:
             self.report.count(f"rounds on {'MongoDB' if self.ground.mortal is None else STAND_IN}")
@@ -113,7 +116,7 @@ class Round:
             ended = self._to_its_end()
             seconds = time.monotonic() - began
             self.report.longest("seconds until all was over after the healing", seconds)
-            found = asyncio.run(check(self.where, TASKS))
+            found = asyncio.run(check(self.where, self.tasks))
             wrong = found.wrong() + ended
             wrong += [f"I4: {seconds:.0f} s after the healing"] if seconds > HEALED_SECONDS else []
             if self.number % 10 == 9:
@@ -250,12 +253,12 @@ class Round:
 
         self.service.end = ENDLESS
         self.service.run(meanwhile=until_said_again)
-        found = asyncio.run(check(self.where, TASKS)).wrong()
+        found = asyncio.run(check(self.where, self.tasks)).wrong()
         return [f"after the wipe: {line}" for line in found]
 
     def _is_whole(self) -> bool:
         try:
-            return not asyncio.run(check(self.where, TASKS)).wrong()
+            return not asyncio.run(check(self.where, self.tasks)).wrong()
         except Exception:  # topics that are not there yet, a store that is being written
             return False
 

@@ -16,7 +16,7 @@ USER, LOST, UNKNOWN = FailureClass.USER_ERROR, FailureClass.WORKER_LOST, Failure
 
 @pytest.mark.parametrize("seed", range(5))
 def test_every_crash_point_gets_its_turn_before_any_has_a_second_one_also_over_rounds(seed: int) -> None:
-    whole, drawn = Report(), []
+    whole, drawn = Report(), list[str]()
     while len(drawn) < 2 * len(NAMES):  # each round on a platform of its own, with fewer turns than points
         turns = Turns(NAMES, random.Random(f"{seed}/{whole.rounds}"), armed_before(whole))
         report = Report()

@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -68,7 +68,7 @@ ARMED, OWN_CLASS = "armed: ", "failed by itself, and ended as its own class: "
 UNREACHED = ("mongo.", "s3.", "apply.buried")
 """Points of engines that an embedded platform does not have, and of poison: `protocol_campaign.py` has them."""
 NAMES = tuple(name for name in crash.POINTS if not name.startswith(UNREACHED))
-AT_A_TIME = 6
+AT_A_TIME = 8
 """Points that are armed at once."""
 
 
@@ -129,14 +129,14 @@ class Campaign:
     def play(
         self, *, seconds: float, every: float, faults: Sequence[Fault] = (), most_tasks: int = 10_000
     ) -> Report:
-        """Keep tasks coming and faults happening for so long, heal, and look; faults in turn, else at random."""
-        in_turn = itertools.cycle(faults)
+        """Keep tasks coming and faults happening for so long, heal, look; these faults in turn, else any."""
+        in_turn = itertools.cycle(faults) if faults else self._faults()
         until_then, due = time.monotonic() + seconds, time.monotonic() + every / 2
         while time.monotonic() < until_then:
             if len(self.bases) + len(self.failing) < most_tasks:
                 self._submit_some()
             if time.monotonic() >= due:
-                self._have(*(next(in_turn) if faults else self.chance.choice(self._faults())))
+                self._have(*next(in_turn))
                 due = time.monotonic() + every
             time.sleep(0.2)
         self.disarm()
@@ -164,9 +164,9 @@ class Campaign:
             (self.notes / word).touch()
         self.armed = []
 
-    def _faults(self) -> list[Fault]:
-        return [
-            *[("crash points armed", self.crash_points)] * 4,
+    def _faults(self) -> Iterator[Fault]:
+        """Give faults for ever: crash points every other time, between them one of the others by lot."""
+        others: list[Fault] = [
             ("everything killed", self.everything),
             ("a program killed", self._kill_one),
             ("a run killed", self._kill_run),
@@ -174,6 +174,9 @@ class Campaign:
             ("control plane hung", lambda: self._pause("control-plane", 6)),
             ("a worker hung past its lease", self._zombie),
         ]
+        while True:
+            yield "crash points armed", self.crash_points
+            yield self.chance.choice(others)
 
     def _have(self, what: str, fault: Callable[[], None]) -> None:
         with suppress(NotThere, OSError):  # just now; it is being started again

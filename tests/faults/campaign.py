@@ -64,11 +64,11 @@ FASTER = {
     "SCHEDULER_PROBE_LATE": "1",
     "TRAINWRIGHT_WORKER_HEARTBEAT_SECONDS": "0.5",
 }
-ARMED, OWN_CLASS = "armed: ", "failed by itself, and ended as its own class: "
+ARMED, OWN_CLASS = "turns of ", "failed by itself, and ended as its own class: "
 UNREACHED = ("mongo.", "s3.", "apply.buried")
 """Points of engines that an embedded platform does not have, and of poison: `protocol_campaign.py` has them."""
 NAMES = tuple(name for name in crash.POINTS if not name.startswith(UNREACHED))
-AT_A_TIME = 8
+AT_A_TIME = 6
 """Points that are armed at once."""
 
 
@@ -106,7 +106,7 @@ class Turns:
 
 @dataclass(slots=True)
 class Campaign:
-    """Tasks and faults on one platform; `drawn` says how often each crash point was armed before."""
+    """Tasks and faults on one platform; `drawn` says how often each crash point has had its turn before."""
 
     place: Place
     notes: Path
@@ -150,17 +150,21 @@ class Campaign:
         """Let some of the crash points kill whoever passes them next; each point in its turn."""
         for _ in range(count):
             name = self.points.next()
-            self.report.count(f"{ARMED}{name}")
             for word in words_of(name):
                 (self.notes / word).unlink(missing_ok=True)
                 self.armed.append(word)
 
     def disarm(self) -> None:
-        """Take back what has not killed anybody, and count what has."""
+        """Take back what has not killed anybody, and count what has; who was armed in vain has its turn again."""
+        killed = Counter(word.partition(":")[0] for word in self.armed if (self.notes / word).exists())
+        for name in dict.fromkeys(word.partition(":")[0] for word in self.armed):
+            if not killed[name]:
+                self.points.drawn[name] -= 1
+                continue
+            self.report.count(f"{ARMED}{name}")
+            self.report.count(f"killed at {name}", killed[name])
+            self.report.count("kills", killed[name])
         for word in self.armed:
-            if (self.notes / word).exists():
-                self.report.count(f"killed at {word.partition(':')[0]}")
-                self.report.count("kills")
             (self.notes / word).touch()
         self.armed = []
 
@@ -297,7 +301,7 @@ class Campaign:
 
 
 def armed_before(whole: Report) -> Counter[str]:
-    """Return how often each crash point was armed in the rounds before."""
+    """Return how often each crash point has had its turn in the rounds before."""
     return Counter({name: whole.counts[f"{ARMED}{name}"] for name in NAMES})
 
 

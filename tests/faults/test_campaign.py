@@ -2,12 +2,14 @@
 
 import random
 from collections import Counter
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
 from tests.faults import doomed
-from tests.faults.campaign import AT_A_TIME, NAMES, Turns, armed_before
+from tests.faults.campaign import ARMED, AT_A_TIME, NAMES, WORDS, Campaign, Turns, armed_before, words_of
+from tests.faults.place import Place
 from tests.faults.report import Report
 from trainwright.contracts.failure import FailureClass
 
@@ -22,11 +24,27 @@ def test_every_crash_point_gets_its_turn_before_any_has_a_second_one_also_over_r
         report = Report()
         for _ in range(2 * AT_A_TIME):
             drawn.append(turns.next())
-            report.count(f"armed: {drawn[-1]}")
+            report.count(f"{ARMED}{drawn[-1]}")
         whole.add(report)
     assert set(drawn[: len(NAMES)]) == set(NAMES)
     assert set(Counter(drawn[: 2 * len(NAMES)]).values()) == {2}
     assert drawn[: len(NAMES)] != sorted(drawn[: len(NAMES)]), "by lot"
+
+
+def test_a_point_that_killed_nobody_has_its_turn_again(tmp_path: Path) -> None:
+    campaign = Campaign(cast("Place", None), tmp_path, random.Random(1))
+    for name in NAMES:
+        for word in words_of(name):
+            (tmp_path / word).touch()
+    campaign.arm(len(NAMES) - 1)
+    hit = campaign.armed[0]
+    (tmp_path / hit).touch()  # as who dies there does
+    campaign.disarm()
+    assert campaign.report.counts["kills"] == campaign.report.counts[f"killed at {hit.partition(':')[0]}"] == 1
+    campaign.arm(len(NAMES) - 1)
+    assert {word.partition(":")[0] for word in campaign.armed} == set(NAMES) - {hit.partition(":")[0]}
+    campaign.disarm()
+    assert all((tmp_path / word).exists() for word in WORDS)
 
 
 def task(status: str, *classes: str | None) -> dict[str, Any]:

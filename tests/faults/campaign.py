@@ -9,7 +9,7 @@ where the state file says.
 """
 
 import argparse
-import itertools
+import math
 import os
 import random
 import signal
@@ -127,16 +127,18 @@ class Campaign:
         self.scripts = Turns(doomed.SCRIPTS, self.chance)
 
     def play(
-        self, *, seconds: float, every: float, faults: Sequence[Fault] = (), most_tasks: int = 10_000
+        self, *, every: float, seconds: float = 0.0, faults: Sequence[Fault] = (), most_tasks: int = 10_000
     ) -> Report:
-        """Keep tasks coming and faults happening for so long, heal, look; these faults in turn, else any."""
-        in_turn = itertools.cycle(faults) if faults else self._faults()
-        until_then, due = time.monotonic() + seconds, time.monotonic() + every / 2
+        """Keep tasks coming and have these faults, each once, or any for so long; then heal, and look."""
+        to_come = iter(faults) if faults else self._faults()
+        until_then, due = time.monotonic() + (math.inf if faults else seconds), time.monotonic() + every / 2
         while time.monotonic() < until_then:
             if len(self.bases) + len(self.failing) < most_tasks:
                 self._submit_some()
             if time.monotonic() >= due:
-                self._have(*next(in_turn))
+                if (fault := next(to_come, None)) is None:
+                    break
+                self._have(*fault)
                 due = time.monotonic() + every
             time.sleep(0.2)
         self.disarm()

@@ -137,12 +137,12 @@ class ServiceProcess:
         self._log = log
         self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
-        """Start it, or start it again."""
+    def start(self, **env: str) -> None:
+        """Start it, or start it again; with more in its environment, this time."""
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-c", RUN_SOME, ",".join(self.names)],
-                env={**os.environ, **self._env},
+                env={**os.environ, **self._env, **env},
                 stdout=log,
                 stderr=log,
             )

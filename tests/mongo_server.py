@@ -31,6 +31,13 @@ class MongoServer:
     url: str
     what: str
     isolates: bool = True
+    process: subprocess.Popen[bytes] | None = None
+
+    def kill(self) -> None:
+        """End the stand-in at once, as a crash would."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
 
 
 def pytest_report_header() -> str:
@@ -43,7 +50,7 @@ def which() -> str:
         return f"the server that {VARIABLE} names"
     if has_docker():
         return "a container of its own"
-    if _has_stand_in():
+    if has_stand_in():
         return f"{STAND_IN} (no Docker here, and {VARIABLE} names no server)"
     return "none; tests that need one are skipped"
 
@@ -57,7 +64,7 @@ def mongo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MongoServer]:
         with mongo_container() as url:
             yield MongoServer(url, which())
     else:
-        if not _has_stand_in():
+        if not has_stand_in():
             pytest.skip("no MongoDB: neither a server is named nor is nx-27017 installed")
         with stand_in(tmp_path_factory.mktemp("mongo")) as server:
             yield server
@@ -71,7 +78,8 @@ def isolating_mongo(mongo: MongoServer) -> MongoServer:
     return mongo
 
 
-def _has_stand_in() -> bool:
+def has_stand_in() -> bool:
+    """Return whether the stand-in is installed."""
     return importlib.util.find_spec("nx_27017") is not None
 
 
@@ -88,6 +96,6 @@ def stand_in(folder: Path, port: int | None = None) -> Iterator[MongoServer]:
     with subprocess.Popen(command, stdout=quiet, stderr=quiet) as server:
         try:
             reachable("127.0.0.1", port, within=20)
-            yield MongoServer(f"mongodb://127.0.0.1:{port}", STAND_IN, isolates=False)
+            yield MongoServer(f"mongodb://127.0.0.1:{port}", STAND_IN, isolates=False, process=server)
         finally:
             server.terminate()

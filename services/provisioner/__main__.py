@@ -12,6 +12,7 @@ from pydantic_settings import SettingsError
 from services.provisioner.machines import MachineError
 from services.provisioner.service import run
 from services.provisioner.settings import ProvisionerSettings
+from trainwright.runtime import own_logs
 from trainwright.runtime.clock import SystemClock
 from trainwright.runtime.environment import unfit
 
@@ -30,9 +31,7 @@ async def _main() -> None:
 
 
 if __name__ == "__main__":
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    own_logs.begin()
     logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs every request
     try:
         asyncio.run(_main())

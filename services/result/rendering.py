@@ -7,13 +7,11 @@ same content has the same name. Not here: how a report looks (``report/``).
 import asyncio
 import json
 import logging
-import shutil
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
-from services.result import store
+from services.result import folders, store
 from services.result.handlers import report_rendered
 from services.result.settings import ResultSettings
 from trainwright.contracts.attempt import BundleFile
@@ -112,6 +110,7 @@ class Renderer:
     async def run(self) -> None:
         """Render until cancelled."""
         backoff = Backoff(self._clock)
+        await asyncio.to_thread(folders.sweep)
         try:
             while True:
                 committed = self._documents.next_commit()
@@ -152,14 +151,11 @@ class Renderer:
 
     async def _draw(self, model_id: str, traceparent: str | None) -> None:
         model = await store.get_version(self._documents, model_id)
-        folder = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="trainwright-report-"))
-        try:
+        async with folders.folder() as folder:
             await self._fetch(model, folder)
             await self._artist.draw(folder)
             report = await self._blobs.write_file(folder / "report.html")
             curve = await self._curve(folder / "loss_curve.png")
-        finally:
-            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
         async with self._documents.transaction() as tx:
             events = await report_rendered(model_id, report.sha256, curve, tx=tx)
             cause = Cause(derived_id("result", "render", model_id, report.sha256), traceparent)

@@ -4,13 +4,13 @@ SIGTERM and SIGINT end its runs, which are run again. SIGHUP leaves them alone: 
 """
 
 import asyncio
-import logging
 import signal
 import sys
 
 from services.trainer_worker.service import HomeInUse, Leave, Worker
 from services.trainer_worker.settings import WorkerSettings
 from trainwright.contracts.errors import StoreUnavailable
+from trainwright.runtime import own_logs
 from trainwright.runtime.clock import SystemClock
 from trainwright.runtime.settings import RuntimeSettings
 
@@ -25,10 +25,7 @@ async def _main() -> None:
 
 
 if __name__ == "__main__":
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
-    logging.getLogger("aiokafka").setLevel(logging.ERROR)  # it logs each retry while a broker is away
+    own_logs.begin()
     try:
         asyncio.run(_main())
     except HomeInUse as error:

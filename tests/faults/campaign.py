@@ -1,21 +1,23 @@
 """The platform under faults while short tasks run: killed at crash points, at random and at once, hung, cut off.
 
-Tasks keep coming; every so often one fault is drawn. Afterwards everything has to come to its end: every task
-final, as good as all completed and the rest with the class of its failure, exactly its own points visible, and
-every promise of `invariants.py` kept. Seeded; goes on where the state file says.
+Tasks keep coming, one in four of which fails by itself; every so often one fault is drawn. Afterwards everything
+has to come to its end: as good as all healthy tasks completed, with exactly their own points visible, each that
+fails by itself ended with its own class (`doomed.py`), and every promise of `invariants.py` kept. Seeded; goes on
+where the state file says.
 
     python -m tests.faults.campaign --minutes 15 --every 20 --seed 1
 """
 
 import argparse
-import itertools
+import math
 import os
 import random
 import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,8 +26,9 @@ from typing import Any
 import httpx
 
 from tests.e2e.platform_up import FINAL
+from tests.faults import doomed
 from tests.faults.invariants import broken
-from tests.faults.place import Place, a_place
+from tests.faults.place import NotThere, Place, a_place
 from tests.faults.processes import kill
 from tests.faults.report import Report
 from trainwright import crash
@@ -49,6 +52,8 @@ while step < steps:
 Fault = tuple[str, Callable[[], None]]
 STEPS = 40
 AT_ONCE = 6
+FAILS_EVERY = 4
+"""Of so many tasks one fails by itself."""
 GOAL = 0.95
 HEALED_SECONDS = 60.0
 NUMBERS = (1, 2, 4)
@@ -59,9 +64,20 @@ FASTER = {
     "SCHEDULER_PROBE_LATE": "1",
     "TRAINWRIGHT_WORKER_HEARTBEAT_SECONDS": "0.5",
 }
-UNREACHED = ("mongo.", "s3.")
-"""Points of engines that an embedded platform does not have."""
-WORDS = tuple(f"{name}:{n}:kill" for name in crash.POINTS if not name.startswith(UNREACHED) for n in NUMBERS)
+ARMED, OWN_CLASS = "turns of ", "failed by itself, and ended as its own class: "
+UNREACHED = ("mongo.", "s3.", "apply.buried")
+"""Points of engines that an embedded platform does not have, and of poison: `protocol_campaign.py` has them."""
+NAMES = tuple(name for name in crash.POINTS if not name.startswith(UNREACHED))
+AT_A_TIME = 6
+"""Points that are armed at once."""
+
+
+def words_of(name: str) -> list[str]:
+    """Return what arms a point."""
+    return [f"{name}:{number}:{crash.KILL}" for number in NUMBERS]
+
+
+WORDS = tuple(word for name in NAMES for word in words_of(name))
 
 
 def armed(notes: Path) -> dict[str, str]:
@@ -73,28 +89,56 @@ def armed(notes: Path) -> dict[str, str]:
 
 
 @dataclass(slots=True)
+class Turns:
+    """Gives each its turn: one of those that were drawn least, by lot."""
+
+    names: Sequence[str]
+    chance: random.Random
+    drawn: Counter[str] = field(default_factory=Counter)
+
+    def next(self) -> str:
+        """Return whose turn it is."""
+        least = min(self.drawn[name] for name in self.names)
+        name = self.chance.choice([name for name in self.names if self.drawn[name] == least])
+        self.drawn[name] += 1
+        return name
+
+
+@dataclass(slots=True)
 class Campaign:
-    """Tasks and faults on one platform."""
+    """Tasks and faults on one platform; `drawn` says how often each crash point has had its turn before."""
 
     place: Place
     notes: Path
     chance: random.Random
+    drawn: Counter[str] = field(default_factory=Counter)
     report: Report = field(default_factory=Report)
     bases: dict[str, int] = field(default_factory=dict)
-    to_arm: list[str] = field(default_factory=list)
+    """What the values of each healthy task begin with."""
+    failing: dict[str, str] = field(default_factory=dict)
+    """The script of each task that fails by itself."""
     armed: list[str] = field(default_factory=list)
+    points: Turns = field(init=False)
+    scripts: Turns = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Begin to take turns."""
+        self.points = Turns(NAMES, self.chance, Counter(self.drawn))
+        self.scripts = Turns(doomed.SCRIPTS, self.chance)
 
     def play(
-        self, *, seconds: float, every: float, faults: Sequence[Fault] = (), most_tasks: int = 10_000
+        self, *, every: float, seconds: float = 0.0, faults: Sequence[Fault] = (), most_tasks: int = 10_000
     ) -> Report:
-        """Keep tasks coming and faults happening for so long, heal, and look; faults in turn, else at random."""
-        in_turn = itertools.cycle(faults)
-        until_then, due = time.monotonic() + seconds, time.monotonic() + every / 2
+        """Keep tasks coming and have these faults, each once, or any for so long; then heal, and look."""
+        to_come = iter(faults) if faults else self._faults()
+        until_then, due = time.monotonic() + (math.inf if faults else seconds), time.monotonic() + every / 2
         while time.monotonic() < until_then:
-            if len(self.bases) < most_tasks:
+            if len(self.bases) + len(self.failing) < most_tasks:
                 self._submit_some()
             if time.monotonic() >= due:
-                self._have(*(next(in_turn) if faults else self.chance.choice(self._faults())))
+                if (fault := next(to_come, None)) is None:
+                    break
+                self._have(*fault)
                 due = time.monotonic() + every
             time.sleep(0.2)
         self.disarm()
@@ -107,27 +151,28 @@ class Campaign:
     def arm(self, count: int) -> None:
         """Let some of the crash points kill whoever passes them next; each point in its turn."""
         for _ in range(count):
-            if not self.to_arm:
-                self.to_arm = sorted({word.partition(":")[0] for word in WORDS})
-                self.chance.shuffle(self.to_arm)
-            name = self.to_arm.pop()
-            for word in (f"{name}:{number}:{crash.KILL}" for number in NUMBERS):
+            name = self.points.next()
+            for word in words_of(name):
                 (self.notes / word).unlink(missing_ok=True)
                 self.armed.append(word)
 
     def disarm(self) -> None:
-        """Take back what has not killed anybody, and count what has."""
+        """Take back what has not killed anybody, and count what has; who was armed in vain has its turn again."""
+        killed = Counter(word.partition(":")[0] for word in self.armed if (self.notes / word).exists())
+        for name in dict.fromkeys(word.partition(":")[0] for word in self.armed):
+            if not killed[name]:
+                self.points.drawn[name] -= 1
+                continue
+            self.report.count(f"{ARMED}{name}")
+            self.report.count(f"killed at {name}", killed[name])
+            self.report.count("kills", killed[name])
         for word in self.armed:
-            if (self.notes / word).exists():
-                self.report.count(f"killed at {word.partition(':')[0]}")
-                self.report.count("kills")
             (self.notes / word).touch()
         self.armed = []
 
-    def _faults(self) -> list[Fault]:
-        return [
-            ("crash points armed", self.crash_points),
-            ("crash points armed", self.crash_points),
+    def _faults(self) -> Iterator[Fault]:
+        """Give faults for ever: crash points every other time, between them one of the others by lot."""
+        others: list[Fault] = [
             ("everything killed", self.everything),
             ("a program killed", self._kill_one),
             ("a run killed", self._kill_run),
@@ -135,24 +180,31 @@ class Campaign:
             ("control plane hung", lambda: self._pause("control-plane", 6)),
             ("a worker hung past its lease", self._zombie),
         ]
+        while True:
+            yield "crash points armed", self.crash_points
+            yield self.chance.choice(others)
 
     def _have(self, what: str, fault: Callable[[], None]) -> None:
-        with suppress(AssertionError, OSError):  # it is not there just now: it is being started again
+        with suppress(NotThere, OSError):  # just now; it is being started again
             fault()
             self.report.count(what)
 
     def crash_points(self) -> None:
         """Arm some, and begin every program anew, so that it passes them for the first time."""
         self.disarm()
-        self.arm(6)
+        self.arm(AT_A_TIME)
         for name in self.place.names():
             if name == "control-plane" or name.startswith("worker"):
-                with suppress(AssertionError, ProcessLookupError):
+                with suppress(NotThere, ProcessLookupError):
                     os.kill(self.place.pid(name), signal.SIGKILL)
                     self.report.count("kills")
 
     def everything(self) -> None:
-        """Kill all programs at once, half of the times the runs too, and start again."""
+        """Kill all programs at once, half of the times the runs too, and start again.
+
+        Crash points are taken back before: `up` gives up what dies again and again before it was ready.
+        """
+        self.disarm()
         runs_too = self.chance.random() < 0.5
         hit = kill(self.place.home, lambda process: runs_too or not process.is_run)
         self.report.count("kills", len(hit))
@@ -183,11 +235,23 @@ class Campaign:
             living = api.get("/tasks", params={"status": "running", "limit": 1}).json()["total"]
             living += api.get("/tasks", params={"status": "pending", "limit": 1}).json()["total"]
             for _ in range(AT_ONCE - living):
-                base = len(self.bases) * 1000
-                parameters = {"path": str(self._script()), "args": [str(base), str(STEPS)]}
-                config = {"recipe": "script", "parameters": parameters, "resource_requirements": {"cpu": 0.25}}
-                answer = api.post("/tasks", json={"config": config, "start": True}).raise_for_status()
-                self.bases[answer.json()["task_id"]] = base
+                self._submit_one(api)
+
+    def _submit_one(self, api: httpx.Client) -> None:
+        count = len(self.bases) + len(self.failing)
+        if count % FAILS_EVERY == FAILS_EVERY - 1:
+            script = self.scripts.next()
+            config = doomed.document(script, self.place.folder)
+        else:
+            script, base = "", count * 1000
+            parameters = {"path": str(self._script()), "args": [str(base), str(STEPS)]}
+            config = {"recipe": "script", "parameters": parameters, "resource_requirements": {"cpu": 0.25}}
+        answer = api.post("/tasks", json={"config": config, "start": True}).raise_for_status()
+        task_id = answer.json()["task_id"]
+        if script:
+            self.failing[task_id] = script
+        else:
+            self.bases[task_id] = base
 
     def _script(self) -> Path:
         path = self.place.folder / "short.py"
@@ -196,7 +260,7 @@ class Campaign:
         return path
 
     def _wait_for_all(self) -> None:
-        left, deadline = set(self.bases), time.monotonic() + HEALED_SECONDS + 5 * AT_ONCE
+        left, deadline = {*self.bases, *self.failing}, time.monotonic() + HEALED_SECONDS + 5 * AT_ONCE
         while left and time.monotonic() < deadline:
             left = {task_id for task_id in left if self._task(task_id)["status"] not in FINAL}
             time.sleep(0.3)
@@ -206,19 +270,24 @@ class Campaign:
         return self.place.get(f"/tasks/{task_id}")
 
     def _look(self) -> None:
-        wrong, completed = broken(self.place.home, self.bases, over=True), 0
-        for task_id, base in self.bases.items():
-            task = self._task(task_id)
+        wrong = broken(self.place.home, [*self.bases, *self.failing], over=True)
+        for task_id in (*self.bases, *self.failing):
+            task, script = self._task(task_id), self.failing.get(task_id)
+            own = doomed.expected(script) if script else None
             self.report.count("attempts", len(task["attempts"]))
-            if task["status"] == "completed":
-                completed += 1
-                wrong += self._wrong_points(task_id, base)
-            elif task["status"] == "failed" and not task["attempts"][-1]["failure_class"]:
-                wrong.append(f"{task_id} failed without a class: {task['reason']}")
-        self.report.count("tasks", len(self.bases))
-        self.report.count("tasks completed", completed)
-        if completed < GOAL * len(self.bases):
-            wrong.append(f"{completed} of {len(self.bases)} tasks completed")
+            if error := doomed.wrong_ending(task, own):
+                wrong.append(error)
+            elif own is not None:
+                self.report.count(f"{OWN_CLASS}{own}")
+            elif task["status"] == "completed":
+                self.report.count("healthy tasks completed")
+                wrong += self._wrong_points(task_id, self.bases[task_id])
+            else:
+                self.report.count(f"healthy tasks given up after {task['attempts'][-1]['failure_class']}")
+        self.report.count("healthy tasks", len(self.bases))
+        self.report.count("tasks that fail by themselves", len(self.failing))
+        if (completed := self.report.counts["healthy tasks completed"]) < GOAL * len(self.bases):
+            wrong.append(f"{completed} of {len(self.bases)} healthy tasks completed")
         self.report.wrong += wrong
 
     def _wrong_points(self, task_id: str, base: int) -> list[str]:
@@ -233,6 +302,11 @@ class Campaign:
         return [f"{task_id}: {len(points)} points instead of its own {STEPS}: {points[:3]} … {points[-3:]}"]
 
 
+def armed_before(whole: Report) -> Counter[str]:
+    """Return how often each crash point has had its turn in the rounds before."""
+    return Counter({name: whole.counts[f"{ARMED}{name}"] for name in NAMES})
+
+
 def campaign(state: Path, *, seed: int, minutes: float, every: float, round_minutes: float = 3.0) -> Report:
     """Play rounds, each on a platform of its own, going on where the state file says; return all found so far."""
     whole, until_then = Report.read(state), time.monotonic() + 60 * minutes
@@ -242,7 +316,9 @@ def campaign(state: Path, *, seed: int, minutes: float, every: float, round_minu
             folder = Path(scratch)
             notes = folder / "notes"
             with a_place(folder, armed(notes)) as place:
-                report = Campaign(place, notes, chance).play(seconds=min(left, 60 * round_minutes), every=every)
+                report = Campaign(place, notes, chance, armed_before(whole)).play(
+                    seconds=min(left, 60 * round_minutes), every=every
+                )
         report.wrong = [f"round {whole.rounds}: {line}" for line in report.wrong]
         whole.add(report)
         whole.write(state)

@@ -14,7 +14,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -22,9 +22,10 @@ from typing import Any
 
 from tests.faults.place import Place, Watched, a_place, until, watch
 from tests.faults.processes import kill
+from tests.planted import NO_FENCE, planted
 from trainwright.embedded.process import started
 
-PLANTED = {"SCHEDULER_PROBE_LATE": "1e9", "SCHEDULER_PAUSE": "1e9"}
+NO_HEALTH = {"SCHEDULER_PROBE_LATE": "1e9", "SCHEDULER_PAUSE": "1e9"}
 """Leases without the rule that the scheduler itself must have been able to hear."""
 
 FAMILY = """
@@ -190,11 +191,18 @@ def zombie_writes(place: Place, times: Times, row: Row) -> None:
     went_on = int(attempts[1]["resume_step"])
     row.hidden = said - went_on - 1
     shown = run.points("attempt")
-    late = [step for step, attempt in shown if attempt == 1 and step > went_on]
-    if late:
+    if late := late_and_visible(shown, went_on):
         row.wrong.append(f"{len(late)} points of the attempt that was replaced are visible: {late[:3]} …")
     if len(attempts) != 2 or not any(attempt == 2 for _, attempt in shown):
         row.wrong.append(f"{len(attempts)} attempts, and {len(shown)} points: the second one is not seen")
+
+
+def late_and_visible(shown: Sequence[Sequence[float]], went_on: int) -> list[float]:
+    """Return the steps at which the first attempt is seen behind the one that the second went on from.
+
+    The value of each point is the number of the attempt that logged it.
+    """
+    return [step for step, attempt in shown if attempt == 1 and step > went_on]
 
 
 def agent_gone(place: Place, times: Times, row: Row) -> None:
@@ -337,6 +345,12 @@ def play(name: str, place: Place, times: Times) -> Row:
     return row
 
 
+def _plant(bug: str | None, folder: Path) -> Mapping[str, str]:
+    if bug == "fence":
+        return planted(NO_FENCE, folder / "bug")
+    return NO_HEALTH if bug == "leases" else {}
+
+
 def main() -> None:
     """Run scenarios from the command line, each on a platform of its own; exit 1 if anything was wrong."""
     parser = argparse.ArgumentParser(description="Take things away while a run goes on.")
@@ -344,13 +358,17 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=10, help="how long the broker is away")
     parser.add_argument("--seconds", type=float, default=90, help="how long other things hang")
     parser.add_argument("--separate", action="store_true", help="every service a process of its own")
-    parser.add_argument("--plant", action="store_true", help="leases without the rule of health: must fail")
+    parser.add_argument(
+        "--plant",
+        choices=["leases", "fence"],
+        help="leases without the rule of health, or points without a fence: must fail",
+    )
     options = parser.parse_args()
     times = Times(broker=60 * options.minutes, pause=options.seconds)
     rows = []
     for name in SCENARIOS if options.scenario == "all" else [options.scenario]:
         with tempfile.TemporaryDirectory(prefix="trainwright-outage-") as scratch:
-            env = PLANTED if options.plant else {}
+            env = _plant(options.plant, Path(scratch))
             with a_place(Path(scratch), env, separate=options.separate) as place:
                 rows.append(play(name, place, times))
         sys.stderr.write(rows[-1].line() + "\n")

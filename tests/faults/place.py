@@ -46,6 +46,10 @@ else:
 """
 
 
+class NotThere(AssertionError):
+    """A program does not run at the moment."""
+
+
 @dataclass(slots=True)
 class Place:
     """A platform, and its processes."""
@@ -85,7 +89,7 @@ class Place:
         for entry in self._state()["processes"]:
             if entry["name"] == name and entry["pid"]:
                 return int(entry["pid"])
-        raise AssertionError(f"{name} does not run")
+        raise NotThere(f"{name} does not run")
 
     def is_back(self, name: str, former: int) -> bool:
         """Return whether a program runs that is not its former process."""

@@ -20,15 +20,19 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.faults.mortal_mongo import MortalMongo
 from tests.faults.protocol import MODULE, Service, Where, begin, check, go_on, in_folder, story
 from tests.faults.proxy import TcpProxy, proxied_broker
 from tests.faults.report import Report
 from tests.faults.small_disk import full_for, small_disk
 from tests.faults.zygote import Zygote
+from tests.mongo_server import STAND_IN, has_stand_in
 from tests.mongo_server import VARIABLE as MONGO
 from trainwright.embedded.kafka import KafkaProcess
 
 TASKS = 100
+OF_STAND_IN = 25
+"""Tasks of a round on the stand-in for MongoDB, which takes its time."""
 KILLS = 60
 """In each round, if the story is not over before."""
 REPEATS = 0.2
@@ -64,6 +68,9 @@ class Ground:
     broker: KafkaProcess
     proxy: TcpProxy
     mongo: str | None
+    """Where a MongoDB answers; each fifth round is played on it."""
+    mortal: MortalMongo | None
+    """The stand-in, if that is what it is."""
 
     @property
     def kafka(self) -> str:
@@ -81,6 +88,7 @@ class Round:
         self.chance = random.Random(f"{seed}/{number}")
         self.report = Report()
         self.on_mongo = ground.mongo is not None and number % 5 == 4
+        self.tasks = OF_STAND_IN if self.on_mongo and ground.mortal is not None else TASKS
         self.disk = folder / "disk"
         where = in_folder(ground.kafka, self.disk)
         if self.on_mongo:
@@ -91,8 +99,10 @@ class Round:
 
     def play(self, kills: int) -> Report:
         """Play it, check it, and return what was injected and what was found."""
-        told = story(TASKS, self.chance, REPEATS)
+        told = story(self.tasks, self.chance, REPEATS)
         self.report.count("events", len(told))
+        if self.on_mongo:
+            self.report.count(f"rounds on {'MongoDB' if self.ground.mortal is None else STAND_IN}")
         with small_disk(self.disk, 64) as is_small:
             steps = self._steps(kills, is_small)
             size = len(told) // len(steps) + 1
@@ -103,16 +113,25 @@ class Round:
                 step()
             self.service.end = asyncio.run(go_on(self.ground.kafka, []))
             began = time.monotonic()
-            status = self.service.run()
+            ended = self._to_its_end()
             seconds = time.monotonic() - began
             self.report.longest("seconds until all was over after the healing", seconds)
-            found = asyncio.run(check(self.where, TASKS))
-            wrong = found.wrong() + ([] if status == 0 else [f"it ended with {status}"])
+            found = asyncio.run(check(self.where, self.tasks))
+            wrong = found.wrong() + ended
             wrong += [f"I4: {seconds:.0f} s after the healing"] if seconds > HEALED_SECONDS else []
             if self.number % 10 == 9:
                 wrong += self._wiped()
         self.report.wrong += [f"round {self.number}: {line}" for line in wrong]
         return self.report
+
+    def _to_its_end(self) -> list[str]:
+        """Let the service do all that is left, undisturbed; return what is wrong with how it ended."""
+        assert self.service is not None
+        try:
+            status = self.service.run()
+        except TimeoutError as error:
+            return [str(error)]
+        return [] if status == 0 else [f"it ended with {status}"]
 
     def _steps(self, kills: int, is_small: bool) -> list[Callable[[], None]]:
         points = {**POINTS, **(OF_MONGO if self.on_mongo else OF_SQLITE)}
@@ -133,7 +152,14 @@ class Round:
         assert self.service is not None
         if how:
             self.service.end = ENDLESS
-        status = self.service.run(crash, **how)  # type: ignore[arg-type]
+        try:
+            status = self.service.run(crash, **how)  # type: ignore[arg-type]
+        except TimeoutError as error:
+            self.report.wrong.append(f"round {self.number}: {what}: {error}")
+            return
+        finally:
+            if self.on_mongo and self.ground.mortal is not None:
+                self.ground.mortal.die_too()
         if status == -signal.SIGKILL:
             self.report.count(what)
             self.report.count("kills")
@@ -227,12 +253,12 @@ class Round:
 
         self.service.end = ENDLESS
         self.service.run(meanwhile=until_said_again)
-        found = asyncio.run(check(self.where, TASKS)).wrong()
+        found = asyncio.run(check(self.where, self.tasks)).wrong()
         return [f"after the wipe: {line}" for line in found]
 
     def _is_whole(self) -> bool:
         try:
-            return not asyncio.run(check(self.where, TASKS)).wrong()
+            return not asyncio.run(check(self.where, self.tasks)).wrong()
         except Exception:  # topics that are not there yet, a store that is being written
             return False
 
@@ -252,8 +278,11 @@ def campaign(state: Path, *, rounds: int, seed: int, minutes: float, kills: int 
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="trainwright-protocol-")))
         broker, proxy = stack.enter_context(proxied_broker(scratch / "kafka"))
         zygote = stack.enter_context(Zygote(MODULE, state.with_suffix(".log")))
-        # Not the stand-in: it isolates weakly, and a round on it lost an event, which says nothing of MongoDB.
-        ground = Ground(zygote, broker, proxy, os.environ.get(MONGO))
+        url, mortal = os.environ.get(MONGO), None
+        if url is None and has_stand_in():
+            mortal = stack.enter_context(MortalMongo(scratch / "mongo"))
+            url = mortal.url
+        ground = Ground(zygote, broker, proxy, url, mortal)
         while whole.rounds < rounds and time.monotonic() < until:
             begun = time.monotonic()
             report = Round(ground, scratch / f"round-{whole.rounds}", seed, whole.rounds).play(kills)

@@ -24,7 +24,7 @@ from typing import Any
 from trainwright import crash
 
 ROOT = Path(__file__).resolve().parents[2]
-LONGEST = 40.0
+LONGEST = 120.0
 
 
 class Zygote:
@@ -62,11 +62,12 @@ class Zygote:
         self._child = pid
 
         def end() -> None:
-            if kill_after is None:
-                late.set()
-                os.kill(pid, signal.SIGUSR1)  # it says where it stands
-                time.sleep(1)
-            os.kill(pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it has ended just now
+                if kill_after is None:
+                    late.set()
+                    os.kill(pid, signal.SIGUSR1)  # it says where it stands
+                    time.sleep(1)
+                os.kill(pid, signal.SIGKILL)
 
         timer = threading.Timer(kill_after or LONGEST, end)
         timer.start()

@@ -217,7 +217,7 @@ async def serve(options: argparse.Namespace) -> None:
 def say_where() -> None:
     """Write where every task stands: somebody has waited too long."""
     for task in asyncio.all_tasks():
-        task.print_stack()
+        task.print_stack(file=sys.stderr)  # its default writes the first line to stdout
 
 
 async def opened(store: DocumentStore) -> None:

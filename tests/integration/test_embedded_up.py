@@ -5,6 +5,7 @@ The stand-ins are a package `services` put before the real one: a web server tha
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -140,6 +141,12 @@ def in_home(home: Path) -> list[str]:
     return found
 
 
+def cluster_of(home: Path) -> str:
+    """Return the id that Kafka's log was formatted with."""
+    lines = (home / "kafka" / "log" / "meta.properties").read_text().splitlines()
+    return next(line for line in lines if line.startswith("cluster.id="))
+
+
 def test_up_status_down_and_up_again_on_the_same_ports(machine: Callable[..., Machine]) -> None:
     one = machine()
     assert "Nothing runs" in one.run("status").stdout
@@ -151,6 +158,7 @@ def test_up_status_down_and_up_again_on_the_same_ports(machine: Callable[..., Ma
 
     status = one.status()
     assert status["ready"] is True
+    cluster = cluster_of(one.home)
     assert [entry["name"] for entry in status["processes"]][:3] == ["supervisor", "kafka", "control-plane"]
     assert all(entry["memory"] > 0 for entry in status["processes"])
     own = json.loads((one.home / "workers" / "2" / "environment.json").read_text())
@@ -165,9 +173,11 @@ def test_up_status_down_and_up_again_on_the_same_ports(machine: Callable[..., Ma
     assert in_home(one.home) == []
     assert "Nothing runs" in one.run("down").stdout
 
+    shutil.rmtree(one.home / "kafka" / "log")
     again = one.run("up", "--detach")
     assert again.returncode == 0, again.stdout + again.stderr
     assert (one.status()["kafka"], one.status()["url"]) == (status["kafka"], status["url"])
+    assert cluster_of(one.home) != cluster, "who knew the log that was lost must see that it was"
 
 
 def test_kill_9_of_the_supervisor_ends_all_and_the_next_up_works_at_once(

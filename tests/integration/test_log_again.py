@@ -15,6 +15,7 @@ from services.app import SERVICES
 from tests.harness import ServiceProcess, eventually, services
 from tests.integration.real_parts import KEY, NAMES, person, worker
 from tests.integration.runtime_parts import client_of, committed, log_of, own_broker
+from tests.planted import NO_INBOX, planted
 from tests.store_hash import digest, hashes, rows_of
 from trainwright.contracts.topics import ATTEMPT, COMMAND, QUEUE, RESULT, TASK, TOPICS, WORKER
 from trainwright.embedded.kafka import KafkaProcess
@@ -36,6 +37,9 @@ print("trained")
 
 OWNERS_KEEP = (TASK, QUEUE, COMMAND, ATTEMPT, WORKER, RESULT)
 """Topics that are written from an outbox; what runs said themselves (metrics, logs) is kept by its readers."""
+
+FORGETS = "scheduler"
+"""The service that is given a bug: it takes every event for news."""
 
 FACT = ("ce_type", "ce_subject", "ce_version", "ce_attempt")
 """What an event says that is new; said again under another identifier it is the same."""
@@ -169,20 +173,39 @@ async def test_every_topic_said_again_from_its_beginning_changes_no_store(platfo
     await platform.reaches(waits, "running", step=10)
     await platform.api.post(f"/tasks/{waits}/cancel", params={"wait": 60})
     await all_is_read(platform)
-    before, events = {path.stem: rows_of(path) for path in databases(platform)}, await said(platform.broker, *FACT)
+    before, events = contents(platform), await said(platform.broker, *FACT)
     assert hashes(platform.stores).keys() == set(NAMES)
 
-    sent = await say_all_again(platform.broker.bootstrap)
-    assert sent > 50
+    assert await say_all_again(platform.broker.bootstrap) > 50
     await all_is_read(platform)
-    changed = {
-        (path.stem, table): sorted(set(rows) ^ set(before[path.stem][table]))
-        for path in databases(platform)
-        for table, rows in rows_of(path).items()
-    }
-    assert {where: rows for where, rows in changed.items() if rows} == {}
+    assert changes(platform, before) == {}
     assert {name: digest(rows) for name, rows in before.items()} == hashes(platform.stores)
     assert await said(platform.broker, *FACT) == events, "a repeat made somebody say something new"
+
+    assert platform.plane.stop() == 0, platform.plane.log()
+    platform.plane.start(**planted(NO_INBOX.format(service=FORGETS), platform.folder / "bug"))
+    await platform.plane.ready()
+    await say_all_again(platform.broker.bootstrap)
+    await all_is_read(platform)
+    assert FORGETS in {name for name, _ in changes(platform, before)}, "what this test looks for, it finds"
+
+
+Contents = dict[str, dict[str, list[str]]]
+
+
+def contents(platform: Platform) -> Contents:
+    """Return all rows of all stores, by service and table."""
+    return {path.stem: rows_of(path) for path in databases(platform)}
+
+
+def changes(platform: Platform, before: Contents) -> dict[tuple[str, str], list[str]]:
+    """Return the rows that are not as they were, by service and table."""
+    changed = {
+        (name, table): sorted(set(rows) ^ set(before[name][table]))
+        for name, tables in contents(platform).items()
+        for table, rows in tables.items()
+    }
+    return {where: rows for where, rows in changed.items() if rows}
 
 
 def databases(platform: Platform) -> list[Path]:

@@ -76,12 +76,6 @@ def test_a_kept_kafka_port_that_a_stranger_took_is_replaced_and_the_other_stays(
     assert home.identity() == after
 
 
-def test_a_lost_home_json_keeps_the_cluster_that_kafka_was_formatted_with(home: Home) -> None:
-    (home.kafka / "log").mkdir()
-    (home.kafka / "log" / "meta.properties").write_text("version=1\ncluster.id=abcDEF123\nnode.id=1\n")
-    assert home.identity().cluster_id == "abcDEF123"
-
-
 def test_one_holder_at_a_time_and_the_lock_ends_with_its_process(home: Home) -> None:
     assert home.holder() is None
     with home.locked():

@@ -1,6 +1,6 @@
 """The home: one folder that holds everything an embedded Trainwright keeps, and who uses it now.
 
-    lock       held (flock) by the supervisor; holds its pid      home.json   chosen once: cluster id, ports
+    lock       held (flock) by the supervisor; holds its pid      home.json   chosen once: ports
     api-key    the admin key (0600)                               state.json  live: pids, url, ready
     kafka/  services/<name>.db  blobs/  workers/<n>/  logs/<name>.log
 
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from trainwright.embedded.errors import HomeError, explain
-from trainwright.embedded.kafka import HOST, new_cluster_id
+from trainwright.embedded.kafka import HOST
 
 DEFAULT_PORT = 8700
 FREE_BYTES = 256 * 2**20
@@ -33,9 +33,8 @@ _FOLDERS = ("kafka", "services", "blobs", "workers", "logs")
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What a home chose once: the id of its Kafka and the ports it uses."""
+    """What a home chose once: the ports it uses."""
 
-    cluster_id: str
     kafka_port: int
     controller_port: int
     port: int
@@ -143,11 +142,10 @@ class Home:
             HomeError: `home.json` is damaged or cannot be written.
         """
         kept = self._load_identity()
-        found = kept or self._new_identity()
-        if formatted := self._formatted_cluster():  # Kafka's own folder decides, whatever became of home.json
-            found = replace(found, cluster_id=formatted)
-        if found != kept:
-            self.save(found)
+        if kept is not None:
+            return kept
+        found = self._new_identity()
+        self.save(found)
         return found
 
     def save(self, identity: Identity) -> None:
@@ -210,7 +208,6 @@ class Home:
             try:
                 found = json.loads(self.identity_file.read_text())
                 return Identity(
-                    cluster_id=str(found["cluster_id"]),
                     kafka_port=_port(found["kafka_port"]),
                     controller_port=_port(found["controller_port"]),
                     port=_port(found["port"]),
@@ -224,15 +221,7 @@ class Home:
 
     def _new_identity(self) -> Identity:
         first, second = random.sample(_KAFKA_PORTS, 2)
-        return Identity(new_cluster_id(), first, second, DEFAULT_PORT)
-
-    def _formatted_cluster(self) -> str | None:
-        """Return the id Kafka's own folder was formatted with, None before that."""
-        with contextlib.suppress(OSError):
-            for line in (self.kafka / "log" / "meta.properties").read_text().splitlines():
-                if line.startswith("cluster.id="):
-                    return line.partition("=")[2].strip()
-        return None
+        return Identity(first, second, DEFAULT_PORT)
 
     def _check_writable(self) -> None:
         probe = self.path / f".probe-{os.getpid()}"

@@ -148,8 +148,9 @@ def _parse(data: bytes) -> Answer | None:
 class KafkaProcess:
     """Kafka on this machine, its data under one folder. Several may run side by side on their own ports.
 
-    With ``quorum``, the controller ports of all nodes by their number, it is one node of a cluster: all are given
-    the same cluster id, keep three replicas of what they hold, and acknowledge what two of them have.
+    Each log that is made anew is another cluster, by which its clients tell that the former one was lost. With
+    ``quorum``, the controller ports of all nodes by their number, it is one node of a cluster: all are given the
+    same cluster id, keep three replicas of what they hold, and acknowledge what two of them have.
     """
 
     def __init__(

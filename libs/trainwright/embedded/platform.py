@@ -177,11 +177,11 @@ def _ports(home: Home, options: Options) -> Identity:
 
 
 def _prepare_kafka(home: Home, identity: Identity, say: Say, stopping: Callable[[], bool]) -> KafkaProcess:
+    """Return Kafka, ready to start; a log that is made anew is another cluster, by which relays tell that."""
     kafka = KafkaProcess(
         home.kafka,
         port=identity.kafka_port,
         controller_port=identity.controller_port,
-        cluster_id=identity.cluster_id,
         log=home.log("kafka"),
         distribution=ensure(say, stopping),
     )

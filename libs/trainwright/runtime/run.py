@@ -5,12 +5,11 @@ import logging
 import os
 import secrets
 import signal
-import sys
 from collections.abc import Callable, Coroutine, Sequence
 
 from pydantic import SecretStr
 
-from trainwright.runtime import engines
+from trainwright.runtime import engines, own_logs
 from trainwright.runtime.member import Member
 from trainwright.runtime.server import Server
 from trainwright.runtime.service import Builder, Runtime
@@ -30,10 +29,7 @@ Job = Coroutine[None, None, None]
 
 def main(builders: Sequence[Builder], *, listening: str) -> None:
     """Run services until SIGTERM or SIGINT; the one named ``listening`` answers on the process's port."""
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
-    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # what matters it raises; the rest is every retry
+    own_logs.begin()
     asyncio.run(run(builders, with_token(RuntimeSettings()), listening=listening))
 
 

@@ -79,6 +79,8 @@ class Handlers:
     settings: SchedulerSettings
     wake: Callable[..., None]
     """Asks for a pass; takes the collection and the name of what changed."""
+    has_its_place: Callable[[str, int], bool]
+    """Returns whether a task's attempt is known to have its place; if not, the store says how it is."""
 
     async def on_task_changed(self, event: TaskEvent, *, tx: Transaction, clock: Clock) -> Sequence[Event]:
         """Queue a task that wants a place, take it from one that does not, stop a run that must not go on."""
@@ -176,6 +178,8 @@ class Handlers:
             self.wake(WORKERS.name, event.worker_id)
         events: list[Event] = []
         for ref in event.running:
+            if self.has_its_place(ref.task_id, ref.attempt):
+                continue
             newest = await newest_attempt(tx, ref.task_id)
             if newest is not None and _is_fenced(newest, ref.attempt, event.worker_id):
                 events.append(_stop_fenced(event, ref))

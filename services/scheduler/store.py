@@ -127,10 +127,7 @@ class Newest:
 
 
 async def newest_attempt(reader: Reader, task_id: str) -> Newest | None:
-    """Return a task's newest attempt; None without an entry.
-
-    Heartbeats name every run every two seconds: nothing else of the entry is read.
-    """
+    """Return a task's newest attempt; None without an entry."""
     found = await reader.get(ENTRIES.name, task_id)
     if found is None:
         return None

@@ -8,8 +8,10 @@ record's fault: ``StoreUnavailable`` passes through and nothing is skipped.
 import base64
 import hashlib
 import logging
+import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
@@ -64,18 +66,30 @@ class Inbound:
     clock: Clock
 
 
-async def apply(records: Sequence[Record], inbound: Inbound) -> None:
-    """Apply records in order in one transaction.
+async def apply(records: Sequence[Record], inbound: Inbound, *, within: float = math.inf) -> int:
+    """Apply records in order in one transaction, beginning none after so many seconds; return how many it were.
+
+    Without a record that somebody here wants there is no transaction.
 
     Raises:
         StoreUnavailable: The store cannot answer; nothing was applied.
         Exception: A record could not be applied; nothing was.
     """
-    done = _Done()
-    async with inbound.store.transaction() as tx:
+    done, tx, until, number = _Done(), None, inbound.clock.monotonic() + within, 0
+    async with AsyncExitStack() as opened:
         for record in records:
-            await _apply_one(record, inbound, tx, done)
+            number += 1
+            envelope, kind = _kind_of(record)
+            if kind is None or kind not in inbound.handlers:  # what nobody here wants is not even read
+                done.passed_over["other", "foreign"] += 1
+                continue
+            if tx is None:
+                tx = await opened.enter_async_context(inbound.store.transaction())
+            await _apply_one(_read(record, kind, envelope), envelope, inbound, tx, done)
+            if inbound.clock.monotonic() > until:
+                break
     done.count(inbound)
+    return number
 
 
 async def apply_each(records: Sequence[Record], inbound: Inbound) -> None:
@@ -149,14 +163,8 @@ class _Done:
             count(EVENTS, *labels, event, outcome, by=number)
 
 
-async def _apply_one(record: Record, inbound: Inbound, tx: Transaction, done: _Done) -> None:
-    envelope, kind = _kind_of(record)
-    handler = inbound.handlers.get(kind) if kind is not None else None
-    if kind is None or handler is None:  # what nobody here wants is not even read
-        done.passed_over["other", "foreign"] += 1
-        return
-    event = _read(record, kind, envelope)
-    name = kind.__name__
+async def _apply_one(event: Event, envelope: Envelope, inbound: Inbound, tx: Transaction, done: _Done) -> None:
+    name = type(event).__name__
     if not await is_news(event, tx, inbound.topic.name):
         done.passed_over[name, "repeat"] += 1
         return
@@ -167,7 +175,7 @@ async def _apply_one(record: Record, inbound: Inbound, tx: Transaction, done: _D
         trace = span.traceparent
     TRACE.set(trace)
     try:
-        emitted = await handler(event, tx=tx, clock=inbound.clock)
+        emitted = await inbound.handlers[type(event)](event, tx=tx, clock=inbound.clock)
         crash.point("apply.handled")
         await emit(tx, emitted, source=inbound.service, cause=Cause(envelope.id, trace), clock=inbound.clock)
     except BaseException as error:

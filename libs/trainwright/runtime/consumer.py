@@ -24,6 +24,10 @@ logger = logging.getLogger(__name__)
 
 POLL_RECORDS = 200
 POLL_MS = 1000
+SLICE = 0.01
+"""Seconds of a transaction until the records that are left get one of their own. While it goes on nobody else in
+the process has a turn, and requests wait; its commit, which waits for the disk, is everybody's turn.
+"""
 BUDGET = 5.0
 """Seconds that one poll may take once records fail; what is left then is read again by the next poll."""
 AWAY_AFTER = 5.0
@@ -151,8 +155,7 @@ class ConsumerLoop:
                     await apply_each(records[done : done + 1], self._inbound)
                     done += 1
                 else:
-                    await apply(records, self._inbound)
-                    done = len(records)
+                    done += await apply(records[done:], self._inbound, within=SLICE)
                 self.store_ok = True
             except StoreUnavailable as error:
                 self.store_ok = False

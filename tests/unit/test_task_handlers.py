@@ -9,7 +9,7 @@ import pytest
 
 from services.task import domain, handlers
 from services.task.reactions import REACTIONS
-from services.task.store import COLLECTIONS, attempts_of, get_task, history_of, save_task
+from services.task.store import COLLECTIONS, attempts_of, get_task, history_of, save_task, stored_task
 from services.task.views import task_view
 from tests.runtime_kit import FastClock, record
 from tests.unit.task_facts import a_running_task, a_task, at, changed, end, saved
@@ -108,7 +108,7 @@ async def test_a_run_that_was_given_up_shows_nothing_any_more(store: SqliteStore
     await tell(store, clock, PULSE, progressed(1, 1, 30), 0)
     await tell(store, clock, QUEUE, WorkerLost(placement=at(1, "silent")), 0)
     await tell(store, clock, PULSE, progressed(1, 2, 60), 1)
-    view = await task_view(store, await get_task(store, TASK))
+    view = await task_view(store, await stored_task(store, TASK))
     assert (view.status, view.progress.current_step) == (TaskStatus.PENDING, 30)
 
 
@@ -128,11 +128,11 @@ async def test_an_attempt_that_has_nothing_left_to_log_stands_where_it_went_on_f
     await tell(store, clock, QUEUE, PlacementAssigned(placement=assigned), 1)
     for number, event in enumerate((starting, training), 1):
         await tell(store, clock, PULSE, event, number)
-        view = await task_view(store, await get_task(store, TASK))
+        view = await task_view(store, await stored_task(store, TASK))
         assert (view.progress.current_step, view.progress.percentage) == (40, 100.0)
     ended = end(2, Outcome.COMPLETED, None, 40, resume_step=40).model_copy(update={"final_step": None})
     await tell(store, clock, ATTEMPT, AttemptEnded(attempt=ended), 0)
-    view = await task_view(store, await get_task(store, TASK))
+    view = await task_view(store, await stored_task(store, TASK))
     assert (view.status, view.progress.current_step, view.progress.percentage) == (TaskStatus.COMPLETED, 40, 100.0)
     assert view.latest_metrics == {"loss": 0.25}
 

@@ -90,7 +90,7 @@ async def pause_task(
 ) -> tuple[TaskDocument, list[Event]]:
     """Ask a task to rest."""
     task = await get_task(tx, task_id)
-    last = await last_progress(tx, task)
+    last = await last_progress(tx, task_id, task.attempt)
     trains = last.get("phase") not in (None, TaskPhase.STARTING)
     decide = partial(domain.pause, asks_stop=last.get("asks_stop") if trains else None)
     return await _request(task_id, decide, actor=actor, tx=tx, clock=clock)

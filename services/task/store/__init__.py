@@ -44,6 +44,7 @@ from services.task.store.tasks import (
     save_task,
     seen_request,
     set_dependencies,
+    stored_task,
     unmet_dependencies,
 )
 from trainwright.storage.meeting import MEETINGS
@@ -104,6 +105,7 @@ __all__ = [
     "save_task",
     "seen_request",
     "set_dependencies",
+    "stored_task",
     "text_of",
     "unmet_dependencies",
     "version_page",

@@ -19,7 +19,7 @@ from trainwright.contracts.failure import Failure, FailureClass
 from trainwright.contracts.gang import MemberEnded, MemberEnding
 from trainwright.contracts.pulse import AttemptProgressed
 from trainwright.contracts.queue import Member, PlacementAssigned, WorkerLost
-from trainwright.contracts.task import TaskPhase, TaskStatus
+from trainwright.contracts.task import StopKind, TaskPhase, TaskStatus
 from trainwright.contracts.topics import ATTEMPT, PULSE, QUEUE, Topic
 from trainwright.runtime.apply import DEAD_LETTERS, Inbound, apply
 from trainwright.storage.sqlite import SqliteStore
@@ -199,3 +199,19 @@ async def test_what_waits_for_an_answer_is_announced(
     await announcer.run()
     rows = await store.outbox_pending("event", 10)
     assert len(rows) == (1 if said else 0)
+
+
+async def test_all_that_waits_is_announced_however_much_it_is(store: SqliteStore) -> None:
+    clock, waiting = FastClock(), 450
+    stopping = {"phase": TaskPhase.STOPPING, "stop": StopKind.PAUSE}
+    queued = {"status": TaskStatus.PENDING, "phase": TaskPhase.WAITING_SLOTS}
+    async with store.transaction() as tx:
+        for number in range(waiting):
+            changes = {"task_id": f"task-{number:012x}", "version": 1, **(queued if number % 2 else stopping)}
+            task = a_running_task().model_copy(update=changes)
+            await save_task(tx, task, actor="tests", cause="x", changes={})
+    announcer = handlers.Announcer(store, clock)
+    await announcer.run()
+    await announcer.run()
+    rows = await store.outbox_pending("event", 2 * waiting)
+    assert sorted(row.key for row in rows) == [f"task-{number:012x}" for number in range(waiting)]

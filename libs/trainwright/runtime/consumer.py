@@ -13,6 +13,7 @@ from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 
 from trainwright import crash
 from trainwright.contracts.errors import StoreUnavailable
+from trainwright.contracts.topics import PULSE
 from trainwright.runtime.apply import Inbound, apply, apply_each
 from trainwright.runtime.clock import Backoff, Clock
 from trainwright.runtime.envelope import Record, Reread
@@ -24,9 +25,13 @@ logger = logging.getLogger(__name__)
 
 POLL_RECORDS = 200
 POLL_MS = 1000
-SLICE = 0.01
+SLICE = 0.02
 """Seconds of a transaction until the records that are left get one of their own. While it goes on nobody else in
 the process has a turn, and requests wait; its commit, which waits for the disk, is everybody's turn.
+"""
+GATHER = 0.05
+"""Seconds between polls of pulses: only the newest counts and nobody waits for one, but thousands of running tasks
+send a thousand a second, and each poll costs a transaction and a commit of its offset.
 """
 BUDGET = 5.0
 """Seconds that one poll may take once records fail; what is left then is read again by the next poll."""
@@ -112,6 +117,8 @@ class ConsumerLoop:
                 crash.point("consumer.committed")
                 answers.note()
                 backoff.reset()
+                if self._inbound.topic is PULSE:
+                    await self._clock.sleep(GATHER)
 
     def _ask_for_partitions(self, consumer: AIOKafkaConsumer) -> None:
         """Get out of having nothing to read, which is right only for one of several members.

@@ -243,8 +243,9 @@ class SqliteStore:
             "SELECT seq, id, kind, topic, key, headers, value, tries FROM outbox"
             " WHERE kind = ? AND sent_at IS NULL ORDER BY seq LIMIT ?"
         )
-        rows = await self.read(lambda c: c.execute(sql, (kind, limit)).fetchall())
-        return [_outbox_row(row) for row in rows]
+        looker = self._opened(self._looker)
+        with self._answering("read"):
+            return [_outbox_row(row) for row in looker.execute(sql, (kind, limit))]
 
     async def outbox_depth(self) -> int:
         sql = "SELECT count(*) FROM outbox WHERE sent_at IS NULL"

@@ -112,6 +112,20 @@ async def test_a_run_that_was_given_up_shows_nothing_any_more(store: SqliteStore
     assert (view.status, view.progress.current_step) == (TaskStatus.PENDING, 30)
 
 
+async def test_a_successor_does_not_stand_where_the_run_that_it_replaced_has_come_since(
+    store: SqliteStore,
+) -> None:
+    clock = FastClock()
+    async with store.transaction() as tx:
+        running = a_running_task(2).model_copy(update={"version": 1})
+        await save_task(tx, running, actor="tests", cause="started", changes={})
+    starting = progressed(2, 1, 0).model_copy(update={"phase": TaskPhase.STARTING, "latest_metrics": {}})
+    for number, event in enumerate((progressed(1, 1, 60), starting)):
+        await tell(store, clock, PULSE, event, number)
+    view = await task_view(store, await stored_task(store, TASK))
+    assert (view.status, view.attempt, view.progress.current_step) == (TaskStatus.RUNNING, 2, 0)
+
+
 async def test_an_attempt_that_has_nothing_left_to_log_stands_where_it_went_on_from(store: SqliteStore) -> None:
     """Lost between its last checkpoint and its end: the next attempt only says that all of it is done."""
     clock = FastClock()

@@ -79,8 +79,11 @@ async def apply(records: Sequence[Record], inbound: Inbound, *, within: float = 
     async with AsyncExitStack() as opened:
         for record in records:
             number += 1
+            if _is_foreign(record, inbound):
+                done.passed_over["other", "foreign"] += 1
+                continue
             envelope, kind = _kind_of(record)
-            if kind is None or kind not in inbound.handlers:  # what nobody here wants is not even read
+            if kind is None:
                 done.passed_over["other", "foreign"] += 1
                 continue
             if tx is None:
@@ -112,6 +115,15 @@ def open_record(record: Record) -> tuple[Envelope, Event | None]:
     """
     envelope, kind = _kind_of(record)
     return envelope, None if kind is None else _read(record, kind, envelope)
+
+
+_KINDS = {name.encode(): kind for name, kind in EVENT_TYPES.items()}
+
+
+def _is_foreign(record: Record, inbound: Inbound) -> bool:
+    """Return whether nobody here wants events of this known kind; nothing else of such a record is read."""
+    kind = _KINDS.get(next((value for name, value in record.headers if name == "ce_type"), b""))
+    return kind is not None and kind not in inbound.handlers
 
 
 def _kind_of(record: Record) -> tuple[Envelope, type[Event] | None]:

@@ -44,6 +44,7 @@ from services.task.store.tasks import (
     seen_request,
     set_dependencies,
     stored_task,
+    trains,
     unmet_dependencies,
 )
 from trainwright.storage.meeting import MEETINGS
@@ -105,6 +106,7 @@ __all__ = [
     "set_dependencies",
     "stored_task",
     "text_of",
+    "trains",
     "unmet_dependencies",
     "version_page",
 ]

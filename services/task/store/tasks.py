@@ -9,7 +9,7 @@ from services.task.store.parameters import save_changes
 from trainwright.contracts.base import iso
 from trainwright.contracts.errors import NotFound
 from trainwright.contracts.parameters import ChangedValue
-from trainwright.contracts.task import AttemptSummary, HistoryEntry, TaskDocument
+from trainwright.contracts.task import AttemptSummary, HistoryEntry, TaskDocument, TaskPhase, TaskStatus
 from trainwright.storage.document import Collection, Document, In, Reader, Transaction
 from trainwright.storage.meeting import meet
 
@@ -59,6 +59,17 @@ async def stored_task(reader: Reader, task_id: str) -> Document:
     if found is None:
         raise NotFound(f"there is no task {task_id[:80]!r}")
     return found
+
+
+async def trains(reader: Reader, task_id: str, attempt: int) -> bool:
+    """Return whether this attempt is the one that the task trains with: a report of progress changes nothing then.
+
+    Thousands of runs report every few seconds: their tasks are not validated for that.
+    """
+    found = await reader.get(TASKS.name, task_id)
+    if found is None or found["attempt"] != attempt:
+        return False
+    return bool(found["status"] == TaskStatus.RUNNING and found["phase"] == TaskPhase.TRAINING)
 
 
 async def save_task(

@@ -248,8 +248,9 @@ class SqliteStore:
             return [_outbox_row(row) for row in looker.execute(sql, (kind, limit))]
 
     async def outbox_depth(self) -> int:
-        sql = "SELECT count(*) FROM outbox WHERE sent_at IS NULL"
-        return await self.read(lambda c: int(c.execute(sql).fetchone()[0]))
+        sql, looker = "SELECT count(*) FROM outbox WHERE sent_at IS NULL", self._opened(self._looker)
+        with self._answering("read"):
+            return int(looker.execute(sql).fetchone()[0])
 
     async def outbox_again(self, since: datetime) -> int:
         sql = "UPDATE outbox SET sent_at = NULL WHERE kind = 'event' AND sent_at >= ?"

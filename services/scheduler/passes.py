@@ -59,7 +59,7 @@ SEATS = 200
 """Places that one pass plans; then others may write, and the next one follows at once."""
 TOLD = 200
 """Tasks that one pass tells why they wait."""
-SLICE = 0.02
+SLICE = 0.05
 """Seconds of a pass until it leaves the rest to the next one: until it commits nobody else here has a turn."""
 SAID_EVERY = 15.0
 """Seconds after which the members of a gang that ends are told again."""

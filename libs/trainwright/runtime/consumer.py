@@ -1,4 +1,4 @@
-"""The consumer loop: poll, apply in one transaction, commit exact offsets. One consumer per service and topic.
+"""The consumer loop: poll, apply in short transactions, commit exact offsets. One consumer per service and topic.
 
 Raw aiokafka under our own life cycle (docs/decisions/0001): every path ends in a commit of exactly what was
 applied, or in a pause and a seek back. A client that is stuck or cut off is thrown away and built anew.

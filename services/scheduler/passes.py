@@ -55,12 +55,10 @@ from trainwright.storage.document import DocumentStore, Reader, Transaction
 
 logger = logging.getLogger(__name__)
 
-SEATS = 200
-"""Places that one pass plans; then others may write, and the next one follows at once."""
-TOLD = 200
+SEATS = 50
+"""Places that one pass gives; then others have their turn, and the next one follows at once."""
+TOLD = 50
 """Tasks that one pass tells why they wait."""
-SLICE = 0.05
-"""Seconds of a pass until it leaves the rest to the next one: until it commits nobody else here has a turn."""
 SAID_EVERY = 15.0
 """Seconds after which the members of a gang that ends are told again."""
 SPARED = 20
@@ -137,32 +135,25 @@ class Passes:
         async with self.store.transaction() as tx:
             await board.refresh(tx)
             found = plan(board.state, board.now(), limit=SEATS)
-            until, seats, told = self.clock.monotonic() + SLICE, len(found.seats), 0
-            for given, seat in enumerate(found.seats, start=1):
+            for seat in found.seats:
                 await self._assign(seat, tx)
-                if self.clock.monotonic() > until:
-                    seats = given
-                    break
             for clearing in found.clearings:
                 await self._clear(clearing, tx)
             board.state.queue.explain(found.reasons)
-            seated = {seat.task_id for seat in found.seats}
-            untold = [(name, why) for name, why in board.state.queue.untold() if name not in seated]
+            given = {seat.task_id for seat in found.seats}
+            untold = [(name, why) for name, why in board.state.queue.untold() if name not in given]
             for task_id, reason in untold[:TOLD]:
-                if self.clock.monotonic() > until:
-                    break
                 await self._tell(task_id, reason, tx)
-                told += 1
-        self._remember(found, seats)
-        count(PLACEMENTS, by=seats)
+        self._remember(found)
+        count(PLACEMENTS, by=len(found.seats))
         observe(PLACING_SECONDS, value=self.clock.monotonic() - began)
-        if found.more or seats < len(found.seats) or told < len(untold):
+        if found.more or len(untold) > TOLD:
             self.wake()
 
-    def _remember(self, found: Plan, given: int) -> None:
+    def _remember(self, found: Plan) -> None:
         state = self.board.state
         state.held, state.in_vain = found.held, found.in_vain
-        turns = [seat.by_turn for seat in found.seats[:given]]
+        turns = [seat.by_turn for seat in found.seats]
         state.turns = state.turns + len(turns) if True not in turns else len(turns) - 1 - turns.index(True)
 
     async def look(self) -> Board:

@@ -22,6 +22,7 @@ from pathlib import Path
 
 import httpx
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from tests.bench.bench_post import fsyncs
 from tests.bench.figures import bench, cpu_of, rate, say, spread
@@ -121,7 +122,10 @@ async def place(store: Path, kafka: str) -> AsyncIterator[Place]:
 
 async def legs(kafka: str, count: int) -> list[float]:
     """Return how long a record takes through the bare broker, one at a time."""
-    waits, topic = [], "floor"
+    waits, topic, admin = [], "floor", AIOKafkaAdminClient(bootstrap_servers=kafka)
+    await admin.start()
+    await admin.create_topics([NewTopic(topic, 1, 1)])
+    await admin.close()
     async with AIOKafkaProducer(bootstrap_servers=kafka, acks="all") as producer:
         await producer.send_and_wait(topic, b"first")
         async with AIOKafkaConsumer(topic, bootstrap_servers=kafka, auto_offset_reset="earliest") as consumer:

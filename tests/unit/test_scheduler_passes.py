@@ -1,8 +1,6 @@
 """What the scheduler does by itself, over its own store: what commands carry, what a worker does not know."""
 
-import asyncio
-from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -13,8 +11,7 @@ from services.scheduler.handlers import Handlers
 from services.scheduler.leases import Leases
 from services.scheduler.passes import Passes
 from services.scheduler.settings import SchedulerSettings
-from services.scheduler.store import COLLECTIONS, Entry, find_entry
-from tests.harness import eventually
+from services.scheduler.store import COLLECTIONS, find_entry
 from tests.runtime_kit import MOMENT, FastClock, task_event
 from trainwright.contracts.base import Event
 from trainwright.contracts.checkpoint import Checkpoint
@@ -37,8 +34,8 @@ KNOWN = AttemptRef(task_id=TASK, attempt=1)
 class Scheduler:
     """A scheduler without a log: events are handed to it, commands are read from its outbox."""
 
-    def __init__(self, store: SqliteStore, clock: FastClock | None = None) -> None:
-        self.store, self.clock, settings = store, clock or FastClock(), SchedulerSettings()
+    def __init__(self, store: SqliteStore) -> None:
+        self.store, self.clock, settings = store, FastClock(), SchedulerSettings()
         self.leases = Leases(self.clock, settings, ["voice"])
         pulses = PulseSender("scheduler", Kafka(RuntimeSettings()), self.clock)
         self.passes = Passes(store, self.leases, settings, self.clock, pulses)
@@ -85,14 +82,14 @@ class Scheduler:
         return entry is not None and entry.placement.state is PlacementState.ASSIGNED
 
 
-def a_worker(*, cpus: int = 4) -> WorkerDocument:
+def a_worker() -> WorkerDocument:
     """Return the worker of these tests."""
     return WorkerDocument(
         worker_id="w",
         incarnation="one",
         version=1,
         hostname="here",
-        cpus=cpus,
+        cpus=4,
         memory=2**34,
         registered_at=MOMENT,
     )
@@ -205,42 +202,3 @@ async def test_time_in_which_nobody_could_be_heard_does_not_count(scheduler: Sch
     await scheduler.live(20, [KNOWN])
     await scheduler.live(29, [])
     assert await scheduler.holds_a_place(), "it is counted anew once it was listed"
-
-
-class TiredClock(FastClock):
-    """A clock by which everything takes long: a hundredth of a second passes with each look at it."""
-
-    def monotonic(self) -> float:
-        self.slept.append(0.01)
-        return super().monotonic()
-
-
-async def test_what_a_pass_has_no_time_for_is_done_by_those_that_follow(tmp_path: Path) -> None:
-    store = SqliteStore(tmp_path / "scheduler.db", COLLECTIONS)
-    await store.open()
-    scheduler = Scheduler(store, TiredClock())
-    await scheduler.hear(WorkerRegistered(worker=a_worker(cpus=20)))
-    await scheduler.live(1, [])
-    tasks = [task_event(number).task.task_id for number in range(1, 31)]
-    for number in range(1, 31):
-        await scheduler.hear(task_event(number))
-
-    async def those(wanted: Callable[[Entry], bool]) -> int:
-        found = [await find_entry(store, task_id) for task_id in tasks]
-        return sum(entry is not None and wanted(entry) for entry in found)
-
-    await scheduler.passes.place()
-    assert 0 < await those(lambda entry: entry.placement.state is PlacementState.ASSIGNED) < 20
-    placing = asyncio.create_task(scheduler.passes.place_for_ever())
-
-    async def done() -> bool:
-        placed = await those(lambda entry: entry.placement.state is PlacementState.ASSIGNED)
-        return (placed, await those(lambda entry: bool(entry.told))) == (20, 10)
-
-    await eventually(done, within=60, what="20 tasks to be placed and 10 to be told why they wait")
-    placing.cancel()
-    await asyncio.gather(placing, return_exceptions=True)
-    rows = await store.outbox_pending("event", 1000)
-    commands = Counter(row.key for row in rows if "command" in row.topic)
-    assert sum(commands.values()) == 20, "each place was given once"
-    await store.close()

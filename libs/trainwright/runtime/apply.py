@@ -8,7 +8,6 @@ record's fault: ``StoreUnavailable`` passes through and nothing is skipped.
 import base64
 import hashlib
 import logging
-import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
@@ -66,19 +65,16 @@ class Inbound:
     clock: Clock
 
 
-async def apply(records: Sequence[Record], inbound: Inbound, *, within: float = math.inf) -> int:
-    """Apply records in order in one transaction, beginning none after so many seconds; return how many it were.
-
-    Without a record that somebody here wants there is no transaction.
+async def apply(records: Sequence[Record], inbound: Inbound) -> None:
+    """Apply records in order in one transaction; without one that somebody here wants there is none.
 
     Raises:
         StoreUnavailable: The store cannot answer; nothing was applied.
         Exception: A record could not be applied; nothing was.
     """
-    done, tx, until, number = _Done(), None, inbound.clock.monotonic() + within, 0
+    done, tx = _Done(), None
     async with AsyncExitStack() as opened:
         for record in records:
-            number += 1
             if _is_foreign(record, inbound):
                 done.passed_over["other", "foreign"] += 1
                 continue
@@ -89,10 +85,7 @@ async def apply(records: Sequence[Record], inbound: Inbound, *, within: float = 
             if tx is None:
                 tx = await opened.enter_async_context(inbound.store.transaction())
             await _apply_one(_read(record, kind, envelope), envelope, inbound, tx, done)
-            if inbound.clock.monotonic() > until:
-                break
     done.count(inbound)
-    return number
 
 
 async def apply_each(records: Sequence[Record], inbound: Inbound) -> None:

@@ -25,9 +25,9 @@ logger = logging.getLogger(__name__)
 
 POLL_RECORDS = 200
 POLL_MS = 1000
-SLICE = 0.02
-"""Seconds of a transaction until the records that are left get one of their own. While it goes on nobody else in
-the process has a turn, and requests wait; its commit, which waits for the disk, is everybody's turn.
+TURN = 50
+"""Records of one transaction, some 10 ms of work. While it goes on nobody else in the process has a turn, and
+requests wait; its commit, which waits for the disk, is everybody's turn.
 """
 GATHER = 0.05
 """Seconds between polls of pulses: only the newest counts and nobody waits for one, but thousands of running tasks
@@ -162,7 +162,9 @@ class ConsumerLoop:
                     await apply_each(records[done : done + 1], self._inbound)
                     done += 1
                 else:
-                    done += await apply(records[done:], self._inbound, within=SLICE)
+                    turn = records[done : done + TURN]
+                    await apply(turn, self._inbound)
+                    done += len(turn)
                 self.store_ok = True
             except StoreUnavailable as error:
                 self.store_ok = False

@@ -16,7 +16,7 @@ from services.result.domain import as_said, identity_of, leaves_version, new_ver
 from trainwright.contracts.attempt import AttemptDocument, AttemptEvent, BundleFile, BundleManifest
 from trainwright.contracts.base import Event
 from trainwright.contracts.result import ModelVersionRegistered, ReportGenerated
-from trainwright.contracts.task import TaskDocument, TaskEvent
+from trainwright.contracts.task import TaskDocument, TaskEvent, TaskStatus
 from trainwright.runtime.clock import Clock
 from trainwright.runtime.effects import Outcome
 from trainwright.runtime.outbox import Effect, Emitted
@@ -35,10 +35,11 @@ async def on_task(event: TaskEvent, *, tx: Transaction, clock: Clock) -> list[Em
     """Keep the copy and what it names; register what its last attempt left, if that is known already."""
     task = event.task
     await meet(tx, task.task_id)  # and what its attempt says, which looks for it
-    before = await store.find_task(tx, task.task_id)
+    before = await store.named_manifests(tx, task.task_id)
     await store.save_task(tx, task)
     await store.note_checkpoints(tx, task.task_id, task.checkpoints, named=True)
-    attempt = await store.find_attempt(tx, task.task_id, task.attempt)
+    is_completed = task.status is TaskStatus.COMPLETED
+    attempt = await store.find_attempt(tx, task.task_id, task.attempt) if is_completed else None
     return [*_registration(task, attempt), *_sweep(before, task)]
 
 
@@ -48,12 +49,12 @@ async def on_attempt(event: AttemptEvent, *, tx: Transaction, clock: Clock) -> l
     await meet(tx, attempt.task_id)
     await store.save_attempt(tx, attempt)
     await store.note_checkpoints(tx, attempt.task_id, attempt.checkpoints)
-    return _registration(await store.find_task(tx, attempt.task_id), attempt)
+    task = await store.find_task(tx, attempt.task_id) if attempt.bundle is not None else None
+    return _registration(task, attempt)
 
 
-def _sweep(before: TaskDocument | None, task: TaskDocument) -> list[Emitted]:
-    kept = {one.manifest for one in task.checkpoints}
-    if before is None or all(one.manifest in kept for one in before.checkpoints):
+def _sweep(before: Sequence[str], task: TaskDocument) -> list[Emitted]:
+    if {one.manifest for one in task.checkpoints}.issuperset(before):
         return []
     return [Effect(SWEEP, f"sweep/{task.task_id}/{task.version}", {"task_id": task.task_id})]
 

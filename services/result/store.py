@@ -49,6 +49,12 @@ async def find_task(reader: Reader, task_id: str) -> TaskDocument | None:
     return None if found is None else TaskDocument.model_validate(found)
 
 
+async def named_manifests(reader: Reader, task_id: str) -> list[str]:
+    """Return the checkpoints that the copy of a task names, by their manifests."""
+    found = await reader.get(TASKS.name, task_id) or {}
+    return [str(one["manifest"]) for one in found.get("checkpoints", ())]
+
+
 async def save_task(tx: Transaction, task: TaskDocument) -> None:
     """Keep a task's newest document."""
     await tx.put(TASKS.name, task.task_id, task.model_dump(mode="json"))

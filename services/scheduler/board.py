@@ -99,6 +99,16 @@ class Board:
         """Return whether there is something to fold."""
         return bool(self._touched) or not self.is_loaded
 
+    def has_its_place(self, task_id: str, attempt: int) -> bool:
+        """Return whether an attempt is known to have its whole place; False as well while that must be read.
+
+        A heartbeat names every run of its worker: thousands of them are not read from the store every two seconds.
+        """
+        standing = self.standings.get(task_id)
+        if standing is None or standing.attempt != attempt or standing.breaks_up:
+            return False
+        return self.is_loaded and task_id not in self._touched.get(ENTRIES.name, ())
+
     def now(self) -> float:
         """Return seconds of the epoch that never jump: wall time when all was read, and what has passed since."""
         return self._base + self.clock.monotonic()

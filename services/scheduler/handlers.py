@@ -35,6 +35,7 @@ from services.scheduler.store import (
     Newest,
     WorkerEntry,
     assigned,
+    changed_entry,
     find_entry,
     find_worker,
     newest_attempt,
@@ -56,7 +57,7 @@ from trainwright.contracts.queue import (
     WorkerLost,
 )
 from trainwright.contracts.quota import ReservationChanged, StrategyChanged, WorkerCordoned
-from trainwright.contracts.task import StopKind, TaskDocument, TaskEvent, TaskStatus
+from trainwright.contracts.task import StopKind, TaskDocument, TaskEvent
 from trainwright.contracts.worker import AttemptRef, WorkerDocument, WorkerEvent
 from trainwright.runtime.clock import Clock
 from trainwright.runtime.telemetry.tracing import TRACE
@@ -79,17 +80,18 @@ class Handlers:
     settings: SchedulerSettings
     wake: Callable[..., None]
     """Asks for a pass; takes the collection and the name of what changed."""
+    has_its_place: Callable[[str, int], bool]
+    """Returns whether a task's attempt is known to have its place; if not, the store says how it is."""
 
     async def on_task_changed(self, event: TaskEvent, *, tx: Transaction, clock: Clock) -> Sequence[Event]:
         """Queue a task that wants a place, take it from one that does not, stop a run that must not go on."""
         task = event.task
-        entry = await find_entry(tx, task.task_id) or _new_entry(task, clock)
-        if task.checkpoints[:1] != entry.task.checkpoints[:1]:
-            entry = replace(entry, saved_at=clock.now())
-        if task.status is TaskStatus.COMPLETED and entry.task.status is not TaskStatus.COMPLETED:
+        known = await changed_entry(tx, task, clock.now())
+        entry, completes = known or (_new_entry(task, clock), False)
+        if completes:
             await note_past(tx, past_key(task), task.ran_seconds)
             self.wake(PAST.name, past_key(task))
-        entry = replace(entry, task=task, traceparent=TRACE.get())
+        entry = replace(entry, traceparent=TRACE.get())
         events: list[Event] = []
         placement = entry.placement
         if placement.state is ASSIGNED and not is_over(task, placement.attempt):
@@ -181,6 +183,8 @@ class Handlers:
             self.wake(WORKERS.name, event.worker_id)
         events: list[Event] = []
         for ref in event.running:
+            if self.has_its_place(ref.task_id, ref.attempt):
+                continue
             newest = await newest_attempt(tx, ref.task_id)
             if newest is not None and _is_fenced(newest, ref.attempt, event.worker_id):
                 events.append(_stop_fenced(event, ref))

@@ -55,9 +55,9 @@ from trainwright.storage.document import DocumentStore, Reader, Transaction
 
 logger = logging.getLogger(__name__)
 
-SEATS = 200
-"""Places that one pass gives; then others may write, and the next one follows at once."""
-TOLD = 200
+SEATS = 50
+"""Places that one pass gives; then others have their turn, and the next one follows at once."""
+TOLD = 50
 """Tasks that one pass tells why they wait."""
 SAID_EVERY = 15.0
 """Seconds after which the members of a gang that ends are told again."""

@@ -9,7 +9,7 @@ from services.scheduler.domain.gangs import Ending
 from services.scheduler.domain.tasks import queue_order
 from trainwright.contracts.errors import NotFound
 from trainwright.contracts.queue import Placement, PlacementState
-from trainwright.contracts.task import StopKind, TaskDocument
+from trainwright.contracts.task import StopKind, TaskDocument, TaskStatus
 from trainwright.contracts.worker import WorkerDocument
 from trainwright.storage.document import Collection, In, Reader, Transaction, Where
 
@@ -111,6 +111,21 @@ async def find_entry(reader: Reader, task_id: str) -> Entry | None:
     return None if found is None else _entry(found)
 
 
+async def changed_entry(reader: Reader, task: TaskDocument, now: datetime) -> tuple[Entry, bool] | None:
+    """Return a task's entry with its new document, and whether it completes with that; None without an entry.
+
+    Of the old document, which is not validated for this, only what is compared is read.
+    """
+    found = await reader.get(ENTRIES.name, task.task_id)
+    if found is None:
+        return None
+    entry, before = _entry(found, task), found["task"]
+    newest = [one["manifest"] for one in before.get("checkpoints", ())[:1]]
+    if [one.manifest for one in task.checkpoints[:1]] != newest:
+        entry = replace(entry, saved_at=now)
+    return entry, task.status is TaskStatus.COMPLETED and before["status"] != TaskStatus.COMPLETED
+
+
 async def get_entry(reader: Reader, task_id: str) -> Entry:
     """Return the entry of a task that is known to have one."""
     entry = await find_entry(reader, task_id)
@@ -129,10 +144,7 @@ class Newest:
 
 
 async def newest_attempt(reader: Reader, task_id: str) -> Newest | None:
-    """Return a task's newest attempt; None without an entry.
-
-    Heartbeats name every run every two seconds: nothing else of the entry is read.
-    """
+    """Return a task's newest attempt; None without an entry."""
     found = await reader.get(ENTRIES.name, task_id)
     if found is None:
         return None
@@ -236,10 +248,10 @@ async def workers(reader: Reader, *states: str) -> list[WorkerEntry]:
     return [worker_of(item) for item in page.items]
 
 
-def _entry(found: dict[str, Any]) -> Entry:
+def _entry(found: dict[str, Any], task: TaskDocument | None = None) -> Entry:
     asked = found.get("asked")
     return Entry(
-        task=TaskDocument.model_validate(found["task"]),
+        task=task or TaskDocument.model_validate(found["task"]),
         placement=Placement.model_validate(found["placement"]),
         assigned_at=_moment(found["assigned_at"]),
         told=found["told"],

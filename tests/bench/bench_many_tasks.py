@@ -3,12 +3,16 @@
     python -m tests.bench.bench_many_tasks [tasks] [--only idle,queued,burst,active]
 
 All services are one process on SQLite and a real Kafka; the workers (`tests.bench.hands`) speak the protocol and
-start no process, so that the control plane is what is measured. Floor in the same run: an fsync of the same disk.
+start no process, so that the control plane is what is measured. Floors in the same run: an fsync of the same disk,
+a record through the bare broker, a question that the gateway answers by itself. Workers and callers take their
+share of the machine's cores: how much is told beside the figures.
 """
 
 import argparse
 import asyncio
+import os
 import random
+import statistics
 import subprocess
 import sys
 import time
@@ -17,6 +21,8 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import httpx
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from tests.bench.bench_post import fsyncs
 from tests.bench.figures import bench, cpu_of, rate, say, spread
@@ -33,8 +39,10 @@ class Place:
     def __init__(self, api: httpx.AsyncClient, plane: ServiceProcess, kafka: str, folder: Path) -> None:
         self.api = api
         self.plane = plane
-        self._kafka = kafka
-        self._folder = folder
+        self.kafka = kafka
+        self.folder = folder
+        self.workers = 0
+        """The process of the workers."""
         self.config: dict[str, object] = {}
 
     async def upload(self) -> None:
@@ -74,10 +82,11 @@ class Place:
     @contextmanager
     def hands(self, *more: str) -> Iterator[Callable[[], dict[str, float]]]:
         """Run a pool of workers; what is given returns when each task's command was read there."""
-        path = self._folder / f"hands-{random.randrange(10**9)}"
-        command = [sys.executable, "-m", "tests.bench.hands", self._kafka, *more]
+        path = self.folder / f"hands-{random.randrange(10**9)}"
+        command = [sys.executable, "-m", "tests.bench.hands", self.kafka, *more]
         with path.open("wb") as output:
             process = subprocess.Popen(command, stdout=output)
+        self.workers = process.pid
 
         def read() -> dict[str, float]:
             words = [line.split() for line in path.read_text().splitlines()]
@@ -111,8 +120,31 @@ async def place(store: Path, kafka: str) -> AsyncIterator[Place]:
             yield here
 
 
+async def legs(kafka: str, count: int) -> list[float]:
+    """Return how long a record takes through the bare broker, one at a time."""
+    waits, topic, admin = [], "floor", AIOKafkaAdminClient(bootstrap_servers=kafka)
+    await admin.start()
+    await admin.create_topics([NewTopic(topic, 1, 1)])
+    await admin.close()
+    async with AIOKafkaProducer(bootstrap_servers=kafka, acks="all") as producer:
+        await producer.send_and_wait(topic, b"first")
+        async with AIOKafkaConsumer(topic, bootstrap_servers=kafka, auto_offset_reset="earliest") as consumer:
+            await consumer.getone()
+            for _ in range(count):
+                await asyncio.sleep(random.uniform(0.02, 0.1))
+                begun = time.perf_counter()
+                await producer.send(topic, b"x" * 1000)
+                await consumer.getone()
+                waits.append(time.perf_counter() - begun)
+    return waits
+
+
 async def idle(here: Place, _: int, count: int = 200) -> None:
     """One task at a time: from the request to the command in a worker's hands."""
+    records, commits = await legs(here.kafka, 100), fsyncs(here.folder, 100)
+    say("floor: a record through the bare broker", spread(records))
+    floor = 2e3 * statistics.median(records) + 3e3 * statistics.median(commits)
+    say("floor: two records and three commits, medians", f"{floor:.1f} ms")
     with here.hands("--workers", "4") as read:
         for _ in range(3):
             await here.submit()
@@ -178,7 +210,9 @@ async def active(here: Place, count: int, seconds: float = 40, callers: int = 10
             while time.monotonic() < until:
                 await asyncio.sleep(chance.uniform(0, 2))
                 kind = chance.random()
-                if kind < 0.6:
+                if kind < 0.1:
+                    await timed("floor: GET /health/live", "GET", here.plane.url + "/health/live")
+                elif kind < 0.6:
                     await timed("GET /tasks/{id}", "GET", f"/tasks/{chance.choice(tasks)}")
                 elif kind < 0.8:
                     await timed("GET /tasks?status=running", "GET", "/tasks?status=running&limit=50")
@@ -188,12 +222,16 @@ async def active(here: Place, count: int, seconds: float = 40, callers: int = 10
                     config = here.config
                     await timed("POST /tasks", "POST", "/tasks", json={"config": config, "start": False})
 
-        used, begun = cpu_of(here.plane.pid), time.monotonic()
+        who = {"control plane": here.plane.pid, "workers": here.workers, "callers": os.getpid()}
+        used, begun = {name: cpu_of(pid) for name, pid in who.items()}, time.monotonic()
         await asyncio.gather(*[caller(random.Random(number)) for number in range(callers)])
-        busy = 100 * (cpu_of(here.plane.pid) - used) / (time.monotonic() - begun)
+        took = time.monotonic() - begun
         for what, each in sorted(waits.items()):
-            say(f"{count:,} running, {callers} callers: {what}", spread(each), "p99 < 100 ms")
-        say(f"{count:,} running: control plane's CPU", f"{busy:.0f} % of a core")
+            goal = "" if what.startswith("floor") else "p99 < 100 ms"
+            say(f"{count:,} running, {callers} callers: {what}", spread(each), goal)
+        say(f"{count:,} running: asked", f"{sum(map(len, waits.values())) / took:.0f} times a second")
+        for name, pid in who.items():
+            say(f"{count:,} running: CPU, {name}", f"{100 * (cpu_of(pid) - used[name]) / took:.0f} % of a core")
         steps = [
             (await here.api.get(f"/tasks/{task}")).json()["progress"]["current_step"] for task in tasks[::100]
         ]

@@ -2,12 +2,18 @@
 
 import ast
 import importlib
+import inspect
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from fastapi.routing import APIRoute
 
 from tests.house.house import ROOT
+from trainwright.runtime.service import Runtime
+from trainwright.runtime.settings import RuntimeSettings
 
 SERVICES = sorted(path.parent for path in (ROOT / "services").glob("*/__init__.py"))
 NAMES = [path.name for path in SERVICES]
@@ -114,3 +120,22 @@ def test_one_table_names_every_service() -> None:
     from services.app import SERVICES as TABLE
 
     assert {*TABLE, "trainer_worker", "provisioner"} == set(NAMES)
+
+
+def test_requests_are_answered_on_the_loop() -> None:
+    """FastAPI calls what is not async, a class among it, on a thread of its pool: for nothing."""
+    from services.app import SERVICES as TABLE
+
+    runtime = Runtime(RuntimeSettings())
+    routes = [route for build in TABLE.values() for route in _routes(build(runtime).router)]
+    assert len(routes) > 50
+    calls = {one.endpoint for one in routes} | {used.call for one in routes for used in one.dependant.dependencies}
+    assert [call for call in calls if not inspect.iscoroutinefunction(call)] == []
+
+
+def _routes(router: Any) -> Iterator[APIRoute]:
+    for route in () if router is None else router.routes:
+        if isinstance(route, APIRoute):
+            yield route
+        else:
+            yield from _routes(getattr(route, "original_router", None))

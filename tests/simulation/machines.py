@@ -240,7 +240,9 @@ class SchedulerMachine(Machine):
         settings, pulses = SchedulerSettings(), _Pulses()
         self.leases = Leases(self.clock, settings, ["voice"])
         self.passes = Passes(self.store, self.leases, settings, self.clock, pulses)  # type: ignore[arg-type]
-        self.reactions = scheduler_reactions(Handlers(self.leases, settings, self.passes.wake))
+        self.reactions = scheduler_reactions(
+            Handlers(self.leases, settings, self.passes.wake, self.passes.board.has_its_place)
+        )
         self.tasks: dict[str, TaskDocument] = {}
         self.workers: dict[str, WorkerDocument] = {}
         self.room = {"worker-1": 1.0, "worker-2": 2.0}

@@ -64,6 +64,11 @@ class TestAllAtOnce:
         await apply(records, service.inbound(store, FastClock()))
         assert len(await versions_seen(store)) == 3
 
+    async def test_what_nobody_here_wants_does_not_even_open_the_store(self, tmp_path: Path) -> None:
+        closed = SqliteStore(tmp_path / "closed.db", COLLECTIONS)
+        inbound = replace(Counting().inbound(closed, FastClock()), handlers={})
+        await apply([record(task_event(n), offset=n) for n in (1, 2)], inbound)
+
     async def test_repeats_and_stragglers_change_nothing(self, store: SqliteStore) -> None:
         """Any order, any number of times: each subject ends at its newest version, applied in rising order."""
         service = Counting()

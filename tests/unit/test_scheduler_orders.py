@@ -100,7 +100,9 @@ class World:
         leases = Leases(self.clock, SchedulerSettings(), ["voice"])
         pulses = PulseSender("scheduler", Kafka(RuntimeSettings()), self.clock)
         self.passes = Passes(self.stores["scheduler"], leases, SchedulerSettings(), self.clock, pulses)
-        of_scheduler = reactions(Handlers(leases, SchedulerSettings(), self.passes.wake))
+        of_scheduler = reactions(
+            Handlers(leases, SchedulerSettings(), self.passes.wake, self.passes.board.has_its_place)
+        )
         self.reactions: dict[str, Reactions] = {"task": REACTIONS, "scheduler": of_scheduler}
         create = partial(task_service.create_task, TaskConfig(recipe="script", max_retries=1), run=True)
         self.task_id = (await self._ask(create)).task_id

@@ -15,11 +15,11 @@ from services.scheduler.store import COLLECTIONS, find_entry
 from tests.runtime_kit import MOMENT, FastClock, task_event
 from trainwright.contracts.base import Event
 from trainwright.contracts.checkpoint import Checkpoint
-from trainwright.contracts.command import RunAttempt
+from trainwright.contracts.command import RunAttempt, StopAttempt
 from trainwright.contracts.failure import FailureClass
 from trainwright.contracts.pulse import WorkerHeartbeat
 from trainwright.contracts.queue import PlacementState, WorkerLost
-from trainwright.contracts.task import Repair, TaskPhase
+from trainwright.contracts.task import Repair, TaskPhase, TaskStatus
 from trainwright.contracts.task_config import TaskConfig
 from trainwright.contracts.worker import AttemptRef, WorkerDocument, WorkerRegistered
 from trainwright.runtime.kafka import Kafka
@@ -39,7 +39,7 @@ class Scheduler:
         self.leases = Leases(self.clock, settings, ["voice"])
         pulses = PulseSender("scheduler", Kafka(RuntimeSettings()), self.clock)
         self.passes = Passes(store, self.leases, settings, self.clock, pulses)
-        self.handlers = Handlers(self.leases, settings, self.passes.wake)
+        self.handlers = Handlers(self.leases, settings, self.passes.wake, self.passes.board.has_its_place)
 
     async def hear(self, event: Event) -> Sequence[Any]:
         """Apply an event; return what follows."""
@@ -61,10 +61,14 @@ class Scheduler:
             if probes:
                 self.leases.probe_seen("voice", seq)
             if running is not None:
-                time = self.clock.now() + timedelta(hours=1)
-                await self.hear(WorkerHeartbeat(worker_id="w", incarnation="one", time=time, running=running))
+                await self.beat(running)
             await self.passes.watch()
             await self.passes.sweep()
+
+    async def beat(self, running: list[AttemptRef]) -> Sequence[Any]:
+        """Hear a heartbeat; return what follows."""
+        time = self.clock.now() + timedelta(hours=1)
+        return await self.hear(WorkerHeartbeat(worker_id="w", incarnation="one", time=time, running=running))
 
     async def is_sent(self) -> None:
         """Let the relay send what waits."""
@@ -78,15 +82,25 @@ class Scheduler:
         return entry is not None and entry.placement.state is PlacementState.ASSIGNED
 
 
+def a_worker() -> WorkerDocument:
+    """Return the worker of these tests."""
+    return WorkerDocument(
+        worker_id="w",
+        incarnation="one",
+        version=1,
+        hostname="here",
+        cpus=4,
+        memory=2**34,
+        registered_at=MOMENT,
+    )
+
+
 @pytest.fixture
 async def scheduler(tmp_path: Path) -> AsyncIterator[Scheduler]:
     store = SqliteStore(tmp_path / "scheduler.db", COLLECTIONS)
     await store.open()
     found = Scheduler(store)
-    worker = WorkerDocument(
-        worker_id="w", incarnation="one", version=1, hostname="here", cpus=4, memory=2**34, registered_at=MOMENT
-    )
-    await found.hear(WorkerRegistered(worker=worker))
+    await found.hear(WorkerRegistered(worker=a_worker()))
     await found.live(1, [])
     yield found
     await store.close()
@@ -156,6 +170,25 @@ async def test_a_run_that_its_worker_never_lists_is_given_up(scheduler: Schedule
     assert await scheduler.holds_a_place()
     await scheduler.live(4, [])
     assert not await scheduler.holds_a_place()
+
+
+async def test_a_run_that_was_given_up_is_stopped_at_the_next_heartbeat_that_names_it(
+    scheduler: Scheduler,
+) -> None:
+    """Heartbeats are compared with what passes know, which is behind the store until the next of them."""
+    await scheduler.hear(task_event())
+    await scheduler.passes.place()
+    assert await scheduler.beat([KNOWN]) == [], "the pass that placed it has not folded it yet"
+    await scheduler.passes.sweep()
+    assert await scheduler.beat([KNOWN]) == []
+    await scheduler.hear(task_event(version=2, status=TaskStatus.CANCELLED, attempt=1))
+    for known in ("released, by the store", "by the board", "placed again"):
+        (stop,) = await scheduler.beat([KNOWN])
+        assert isinstance(stop, StopAttempt), known
+        assert (stop.task_id, stop.attempt, stop.grace_seconds) == (TASK, 1, 0)
+        await scheduler.hear(task_event(version=3, attempt=1))
+        await scheduler.passes.place()
+        await scheduler.passes.sweep()
 
 
 async def test_time_in_which_nobody_could_be_heard_does_not_count(scheduler: Scheduler) -> None:

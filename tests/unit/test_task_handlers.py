@@ -9,7 +9,7 @@ import pytest
 
 from services.task import domain, handlers
 from services.task.reactions import REACTIONS
-from services.task.store import COLLECTIONS, attempts_of, get_task, history_of, save_task
+from services.task.store import COLLECTIONS, attempts_of, get_task, history_of, save_task, stored_task
 from services.task.views import task_view
 from tests.runtime_kit import FastClock, record
 from tests.unit.task_facts import a_running_task, a_task, at, changed, end, saved
@@ -19,7 +19,7 @@ from trainwright.contracts.failure import Failure, FailureClass
 from trainwright.contracts.gang import MemberEnded, MemberEnding
 from trainwright.contracts.pulse import AttemptProgressed
 from trainwright.contracts.queue import Member, PlacementAssigned, WorkerLost
-from trainwright.contracts.task import TaskPhase, TaskStatus
+from trainwright.contracts.task import StopKind, TaskPhase, TaskStatus
 from trainwright.contracts.topics import ATTEMPT, PULSE, QUEUE, Topic
 from trainwright.runtime.apply import DEAD_LETTERS, Inbound, apply
 from trainwright.storage.sqlite import SqliteStore
@@ -108,8 +108,22 @@ async def test_a_run_that_was_given_up_shows_nothing_any_more(store: SqliteStore
     await tell(store, clock, PULSE, progressed(1, 1, 30), 0)
     await tell(store, clock, QUEUE, WorkerLost(placement=at(1, "silent")), 0)
     await tell(store, clock, PULSE, progressed(1, 2, 60), 1)
-    view = await task_view(store, await get_task(store, TASK))
+    view = await task_view(store, await stored_task(store, TASK))
     assert (view.status, view.progress.current_step) == (TaskStatus.PENDING, 30)
+
+
+async def test_a_successor_does_not_stand_where_the_run_that_it_replaced_has_come_since(
+    store: SqliteStore,
+) -> None:
+    clock = FastClock()
+    async with store.transaction() as tx:
+        running = a_running_task(2).model_copy(update={"version": 1})
+        await save_task(tx, running, actor="tests", cause="started", changes={})
+    starting = progressed(2, 1, 0).model_copy(update={"phase": TaskPhase.STARTING, "latest_metrics": {}})
+    for number, event in enumerate((progressed(1, 1, 60), starting)):
+        await tell(store, clock, PULSE, event, number)
+    view = await task_view(store, await stored_task(store, TASK))
+    assert (view.status, view.attempt, view.progress.current_step) == (TaskStatus.RUNNING, 2, 0)
 
 
 async def test_an_attempt_that_has_nothing_left_to_log_stands_where_it_went_on_from(store: SqliteStore) -> None:
@@ -128,11 +142,11 @@ async def test_an_attempt_that_has_nothing_left_to_log_stands_where_it_went_on_f
     await tell(store, clock, QUEUE, PlacementAssigned(placement=assigned), 1)
     for number, event in enumerate((starting, training), 1):
         await tell(store, clock, PULSE, event, number)
-        view = await task_view(store, await get_task(store, TASK))
+        view = await task_view(store, await stored_task(store, TASK))
         assert (view.progress.current_step, view.progress.percentage) == (40, 100.0)
     ended = end(2, Outcome.COMPLETED, None, 40, resume_step=40).model_copy(update={"final_step": None})
     await tell(store, clock, ATTEMPT, AttemptEnded(attempt=ended), 0)
-    view = await task_view(store, await get_task(store, TASK))
+    view = await task_view(store, await stored_task(store, TASK))
     assert (view.status, view.progress.current_step, view.progress.percentage) == (TaskStatus.COMPLETED, 40, 100.0)
     assert view.latest_metrics == {"loss": 0.25}
 
@@ -199,3 +213,19 @@ async def test_what_waits_for_an_answer_is_announced(
     await announcer.run()
     rows = await store.outbox_pending("event", 10)
     assert len(rows) == (1 if said else 0)
+
+
+async def test_all_that_waits_is_announced_however_much_it_is(store: SqliteStore) -> None:
+    clock, waiting = FastClock(), 450
+    stopping = {"phase": TaskPhase.STOPPING, "stop": StopKind.PAUSE}
+    queued = {"status": TaskStatus.PENDING, "phase": TaskPhase.WAITING_SLOTS}
+    async with store.transaction() as tx:
+        for number in range(waiting):
+            changes = {"task_id": f"task-{number:012x}", "version": 1, **(queued if number % 2 else stopping)}
+            task = a_running_task().model_copy(update=changes)
+            await save_task(tx, task, actor="tests", cause="x", changes={})
+    announcer = handlers.Announcer(store, clock)
+    await announcer.run()
+    await announcer.run()
+    rows = await store.outbox_pending("event", 2 * waiting)
+    assert sorted(row.key for row in rows) == [f"task-{number:012x}" for number in range(waiting)]

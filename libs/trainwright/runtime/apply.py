@@ -10,6 +10,7 @@ import hashlib
 import logging
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
@@ -65,16 +66,25 @@ class Inbound:
 
 
 async def apply(records: Sequence[Record], inbound: Inbound) -> None:
-    """Apply records in order in one transaction.
+    """Apply records in order in one transaction; without one that somebody here wants there is none.
 
     Raises:
         StoreUnavailable: The store cannot answer; nothing was applied.
         Exception: A record could not be applied; nothing was.
     """
-    done = _Done()
-    async with inbound.store.transaction() as tx:
+    done, tx = _Done(), None
+    async with AsyncExitStack() as opened:
         for record in records:
-            await _apply_one(record, inbound, tx, done)
+            if _is_foreign(record, inbound):
+                done.passed_over["other", "foreign"] += 1
+                continue
+            envelope, kind = _kind_of(record)
+            if kind is None:
+                done.passed_over["other", "foreign"] += 1
+                continue
+            if tx is None:
+                tx = await opened.enter_async_context(inbound.store.transaction())
+            await _apply_one(_read(record, kind, envelope), envelope, inbound, tx, done)
     done.count(inbound)
 
 
@@ -98,6 +108,15 @@ def open_record(record: Record) -> tuple[Envelope, Event | None]:
     """
     envelope, kind = _kind_of(record)
     return envelope, None if kind is None else _read(record, kind, envelope)
+
+
+_KINDS = {name.encode(): kind for name, kind in EVENT_TYPES.items()}
+
+
+def _is_foreign(record: Record, inbound: Inbound) -> bool:
+    """Return whether nobody here wants events of this known kind; nothing else of such a record is read."""
+    kind = _KINDS.get(next((value for name, value in record.headers if name == "ce_type"), b""))
+    return kind is not None and kind not in inbound.handlers
 
 
 def _kind_of(record: Record) -> tuple[Envelope, type[Event] | None]:
@@ -149,14 +168,8 @@ class _Done:
             count(EVENTS, *labels, event, outcome, by=number)
 
 
-async def _apply_one(record: Record, inbound: Inbound, tx: Transaction, done: _Done) -> None:
-    envelope, kind = _kind_of(record)
-    handler = inbound.handlers.get(kind) if kind is not None else None
-    if kind is None or handler is None:  # what nobody here wants is not even read
-        done.passed_over["other", "foreign"] += 1
-        return
-    event = _read(record, kind, envelope)
-    name = kind.__name__
+async def _apply_one(event: Event, envelope: Envelope, inbound: Inbound, tx: Transaction, done: _Done) -> None:
+    name = type(event).__name__
     if not await is_news(event, tx, inbound.topic.name):
         done.passed_over[name, "repeat"] += 1
         return
@@ -167,7 +180,7 @@ async def _apply_one(record: Record, inbound: Inbound, tx: Transaction, done: _D
         trace = span.traceparent
     TRACE.set(trace)
     try:
-        emitted = await handler(event, tx=tx, clock=inbound.clock)
+        emitted = await inbound.handlers[type(event)](event, tx=tx, clock=inbound.clock)
         crash.point("apply.handled")
         await emit(tx, emitted, source=inbound.service, cause=Cause(envelope.id, trace), clock=inbound.clock)
     except BaseException as error:

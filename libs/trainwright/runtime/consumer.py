@@ -1,4 +1,4 @@
-"""The consumer loop: poll, apply in one transaction, commit exact offsets. One consumer per service and topic.
+"""The consumer loop: poll, apply in short transactions, commit exact offsets. One consumer per service and topic.
 
 Raw aiokafka under our own life cycle (docs/decisions/0001): every path ends in a commit of exactly what was
 applied, or in a pause and a seek back. A client that is stuck or cut off is thrown away and built anew.
@@ -13,6 +13,7 @@ from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 
 from trainwright import crash
 from trainwright.contracts.errors import StoreUnavailable
+from trainwright.contracts.topics import PULSE
 from trainwright.runtime.apply import Inbound, apply, apply_each
 from trainwright.runtime.clock import Backoff, Clock
 from trainwright.runtime.envelope import Record, Reread
@@ -24,6 +25,14 @@ logger = logging.getLogger(__name__)
 
 POLL_RECORDS = 200
 POLL_MS = 1000
+TURN = 50
+"""Records of one transaction, some 10 ms of work. While it goes on nobody else in the process has a turn, and
+requests wait; its commit, which waits for the disk, is everybody's turn.
+"""
+GATHER = 0.05
+"""Seconds between polls of pulses: only the newest counts and nobody waits for one, but thousands of running tasks
+send a thousand a second, and each poll costs a transaction and a commit of its offset.
+"""
 BUDGET = 5.0
 """Seconds that one poll may take once records fail; what is left then is read again by the next poll."""
 AWAY_AFTER = 5.0
@@ -108,6 +117,8 @@ class ConsumerLoop:
                 crash.point("consumer.committed")
                 answers.note()
                 backoff.reset()
+                if self._inbound.topic is PULSE:
+                    await self._clock.sleep(GATHER)
 
     def _ask_for_partitions(self, consumer: AIOKafkaConsumer) -> None:
         """Get out of having nothing to read, which is right only for one of several members.
@@ -151,8 +162,9 @@ class ConsumerLoop:
                     await apply_each(records[done : done + 1], self._inbound)
                     done += 1
                 else:
-                    await apply(records, self._inbound)
-                    done = len(records)
+                    turn = records[done : done + TURN]
+                    await apply(turn, self._inbound)
+                    done += len(turn)
                 self.store_ok = True
             except StoreUnavailable as error:
                 self.store_ok = False

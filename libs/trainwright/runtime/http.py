@@ -39,7 +39,12 @@ class Caller:
         self.cause = Cause(str(uuid.uuid4()), TRACE.get() or new_traceparent())
 
 
-Calling = Annotated[Caller, Depends(Caller)]
+async def _caller(request: Request) -> Caller:
+    # FastAPI calls what is not async, a class among it, on a thread of its pool: for nothing, and each hop waits.
+    return Caller(request)
+
+
+Calling = Annotated[Caller, Depends(_caller)]
 
 
 def build_app(service: Service, health: Health, scrape: Scrape, *, token: SecretStr) -> ASGIApp:

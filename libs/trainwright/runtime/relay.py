@@ -24,6 +24,8 @@ from trainwright.storage.document import DocumentStore, LogPosition, OutboxRow
 logger = logging.getLogger(__name__)
 
 BATCH = 500
+TURN = 100
+"""Rows that are handed to the client before others in the process have their turn."""
 ACK_TIMEOUT = 10.0
 KEEP = timedelta(hours=24)
 SWEEP_EVERY = 3600.0
@@ -151,15 +153,17 @@ class Relay:
 
 
 async def _send(producer: AIOKafkaProducer, rows: Sequence[OutboxRow]) -> list[RecordMetadata]:
-    acks = [
-        await producer.send(
+    acks = []
+    for number, row in enumerate(rows, start=1):
+        ack = await producer.send(
             row.topic,
             value=row.value,
             key=row.key.encode(),
             headers=[(name, value.encode()) for name, value in row.headers],
         )
-        for row in rows
-    ]
+        acks.append(ack)
+        if number % TURN == 0:
+            await asyncio.sleep(0)
     crash.point("relay.sending")
     return list(await asyncio.gather(*acks))
 

@@ -1,6 +1,7 @@
 """Run services: one, or all of them in one process, from the same builders."""
 
 import asyncio
+import gc
 import logging
 import os
 import secrets
@@ -51,6 +52,7 @@ async def run(builders: Sequence[Builder], settings: RuntimeSettings, *, listeni
     services = [build(runtime) for build in builders]
     topics_ready, waits = asyncio.Event(), Waits(runtime.clock)
     members = [Member(service, runtime, waits, topics_ready) for service in services]
+    _keep_for_good()
     jobs = [_reach(engines.kafka_in_words(settings), runtime.kafka.ensure_topics, waits, topics_ready)]
     jobs += [member.run() for member in members]
     if (blobs := runtime.blob_store) is not None:
@@ -68,6 +70,15 @@ async def run(builders: Sequence[Builder], settings: RuntimeSettings, *, listeni
             await service.store.close()
         await asyncio.to_thread(TRACING.stop, LAST_SPANS)
     _raise_first([*tasks, serving])
+
+
+def _keep_for_good() -> None:
+    """Take what has been made by now, which stays, out of the garbage collector's sight.
+
+    Modules, models and routes are 120,000 objects: looking through them stopped everything for 60 ms now and then.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 async def _set(event: asyncio.Event) -> None:

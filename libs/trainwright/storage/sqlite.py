@@ -1,7 +1,7 @@
 """The document port on SQLite: one file a service, one writer.
 
-Statements of a transaction run on the loop's thread, because each takes microseconds and a thread hop would
-cost more; the commit, which waits for the disk, and every read outside a transaction run on its threads.
+Statements of a transaction, and reads of one document, run on the loop's thread, because each takes microseconds
+and a thread hop would cost more; the commit, which waits for the disk, and every other read run on its threads.
 WAL, ``synchronous=FULL`` and ``BEGIN IMMEDIATE``: what was committed survives a power cut.
 """
 
@@ -166,6 +166,8 @@ class SqliteStore:
         self._writer_thread, self._reader_thread = self._threads()
         self._writer: sqlite3.Connection | None = None
         self._reader: sqlite3.Connection | None = None
+        self._looker: sqlite3.Connection | None = None
+        """Of the loop's thread: it sees what is committed, whatever the writer is at."""
         self._data_version = 0
 
     async def open(self) -> None:
@@ -173,20 +175,23 @@ class SqliteStore:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._writer = self._connect()
             self._writer.executescript(self._ddl())
-            self._reader = self._connect()
-            self._reader.execute("PRAGMA query_only = ON")
+            self._reader, self._looker = self._connect(), self._connect()
+            for connection in (self._reader, self._looker):
+                connection.execute("PRAGMA query_only = ON")
         except (sqlite3.Error, OSError) as error:
             await self.close()
             raise StoreUnavailable(f"cannot open the store {self._path}: {error}") from error
 
     async def close(self) -> None:
         async with self._writing:
-            # Each on its own thread: behind what is still being read or written there.
+            if self._looker is not None:
+                self._looker.close()
+            # The others each on its own thread: behind what is still being read or written there.
             for connection, thread in ((self._reader, self._reader_thread), (self._writer, self._writer_thread)):
                 if connection is not None:
                     await self._on(thread, connection.close)
                 thread.shutdown()
-            self._reader = self._writer = None
+            self._reader = self._writer = self._looker = None
             self._writer_thread, self._reader_thread = self._threads()
 
     @contextlib.asynccontextmanager
@@ -215,7 +220,9 @@ class SqliteStore:
         await asyncio.shield(commit)
 
     async def get(self, collection: str, id: str) -> Document | None:
-        return await self.read(lambda c: documents.get(c, collection, id))
+        looker = self._opened(self._looker)
+        with self._answering("read"):
+            return documents.get(looker, collection, id)
 
     async def find(
         self,
@@ -236,12 +243,14 @@ class SqliteStore:
             "SELECT seq, id, kind, topic, key, headers, value, tries FROM outbox"
             " WHERE kind = ? AND sent_at IS NULL ORDER BY seq LIMIT ?"
         )
-        rows = await self.read(lambda c: c.execute(sql, (kind, limit)).fetchall())
-        return [_outbox_row(row) for row in rows]
+        looker = self._opened(self._looker)
+        with self._answering("read"):
+            return [_outbox_row(row) for row in looker.execute(sql, (kind, limit))]
 
     async def outbox_depth(self) -> int:
-        sql = "SELECT count(*) FROM outbox WHERE sent_at IS NULL"
-        return await self.read(lambda c: int(c.execute(sql).fetchone()[0]))
+        sql, looker = "SELECT count(*) FROM outbox WHERE sent_at IS NULL", self._opened(self._looker)
+        with self._answering("read"):
+            return int(looker.execute(sql).fetchone()[0])
 
     async def outbox_again(self, since: datetime) -> int:
         sql = "UPDATE outbox SET sent_at = NULL WHERE kind = 'event' AND sent_at >= ?"

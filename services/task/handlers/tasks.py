@@ -21,6 +21,7 @@ from services.task.store import (
     note_attempt,
     note_members,
     set_dependencies,
+    trains,
     unmet_dependencies,
 )
 from trainwright.contracts.attempt import (
@@ -90,7 +91,7 @@ async def pause_task(
 ) -> tuple[TaskDocument, list[Event]]:
     """Ask a task to rest."""
     task = await get_task(tx, task_id)
-    last = await last_progress(tx, task)
+    last = await last_progress(tx, task_id, task.attempt)
     trains = last.get("phase") not in (None, TaskPhase.STARTING)
     decide = partial(domain.pause, asks_stop=last.get("asks_stop") if trains else None)
     return await _request(task_id, decide, actor=actor, tx=tx, clock=clock)
@@ -178,14 +179,15 @@ async def on_parameters_answered(
 
 async def on_attempt_progressed(event: AttemptProgressed, *, tx: Transaction, clock: Clock) -> Sequence[Event]:
     """Keep how far a run has come; a run that reports progress has started, whatever else was lost."""
-    task = await find_task(tx, event.task_id)
-    if task is None or domain.is_fenced(task, event.attempt):
+    at_work = await trains(tx, event.task_id, event.attempt)
+    task = None if at_work else await find_task(tx, event.task_id)
+    if not at_work and (task is None or domain.is_fenced(task, event.attempt)):
         return []
     said = event.model_dump(mode="json")
     if not event.latest_metrics:  # it has logged nothing yet: it stands where it went on from
         said |= await _stands(tx, event.task_id, None if event.phase is TaskPhase.STARTING else event.step)
     await tx.put(PROGRESS.name, event.task_id, said)
-    if event.phase is TaskPhase.STARTING:
+    if task is None or event.phase is TaskPhase.STARTING:
         return []
     change = domain.started(task, event.attempt, event.worker_id, clock.now())
     return await save(change, tx, WORKER)

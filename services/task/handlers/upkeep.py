@@ -1,18 +1,19 @@
 """What the task service does by itself: say things again that were not answered, forget, put tasks aside."""
 
 import logging
+from collections.abc import AsyncIterator
 from datetime import timedelta
 
 from services.task import domain
 from services.task.handlers.edits import archive_task
 from services.task.handlers.saving import TASK
-from services.task.store import CONFIRMATIONS, MANY, REQUESTS, TASKS
+from services.task.store import CONFIRMATIONS, REQUESTS, TASKS
 from trainwright.contracts.base import iso
 from trainwright.contracts.task import FINAL, TaskDocument, TaskPhase, TaskStatus, TaskStatusChanged
 from trainwright.runtime.clock import Clock, derived_id
 from trainwright.runtime.envelope import Cause
 from trainwright.runtime.outbox import announcement, emit
-from trainwright.storage.document import DocumentStore, In, Range, Where
+from trainwright.storage.document import Document, DocumentStore, In, Range, Where
 
 logger = logging.getLogger(__name__)
 
@@ -23,6 +24,8 @@ ANNOUNCED = frozenset(
 """Phases in which a task waits for somebody's answer; so does a held one whose worker is still to stop a run."""
 REQUESTS_KEPT = timedelta(hours=24)
 ARCHIVED_AT_ONCE = 500
+LOOKED_AT_ONCE = 200
+"""Tasks that one question asks for: thousands at once would hold the store's reader for a second."""
 
 
 class Announcer:
@@ -39,15 +42,28 @@ class Announcer:
 
     async def run(self) -> None:
         """Do one round."""
-        waiting = {"status": In((TaskStatus.PENDING, TaskStatus.RUNNING, TaskStatus.PAUSED))}
-        page = await self._store.find(TASKS.name, waiting, limit=MANY)
         rounds, self._rounds = self._rounds, {}
-        for item in page.items:
+        async for item in self._live():
             task_id, version = item["task_id"], item["version"]
             known, number = rounds.get(task_id, (version, 0))
             self._rounds[task_id] = (version, number + 1 if known == version else 1)
             if known == version and number and not (number % 60 and number & (number - 1)):
                 await self._say(TaskDocument.model_validate(item))
+
+    async def _live(self) -> AsyncIterator[Document]:
+        """Yield the tasks that are not over, some at a time: requests are answered meanwhile."""
+        for status in (TaskStatus.PENDING, TaskStatus.RUNNING, TaskStatus.PAUSED):
+            where, cursor = {"status": status, "archived_at": None}, None
+            while True:
+                page = await self._store.find(
+                    TASKS.name, where, sort="created_at", limit=LOOKED_AT_ONCE, cursor=cursor
+                )
+                for item in page.items:
+                    if item["task_id"] not in self._rounds:  # it has not moved here from what was read before
+                        yield item
+                cursor = page.next_cursor
+                if cursor is None:
+                    break
 
     async def _say(self, task: TaskDocument) -> None:
         held = task.phase is TaskPhase.HELD and task.worker_id is not None

@@ -1,5 +1,6 @@
 """Tasks: create, list, show, change, run again."""
 
+import asyncio
 import hashlib
 from functools import partial
 from typing import Annotated, Any, Literal
@@ -18,6 +19,7 @@ from services.task.store import (
     history_of,
     remember_request,
     seen_request,
+    stored_task,
 )
 from services.task.submission import parsed, resolve
 from trainwright.contracts.base import Event
@@ -26,7 +28,6 @@ from trainwright.contracts.task import (
     AttemptList,
     History,
     TaskCreatedAnswer,
-    TaskDocument,
     TaskPage,
     TaskStatus,
     TaskView,
@@ -154,19 +155,19 @@ def _reading_routes(store: DocumentStore, clock: Clock) -> APIRouter:
 
     @router.get("/tasks/{task_id}", summary="One task: status, progress, latest metrics, attempts")
     async def show_task(task_id: TaskId) -> TaskView:
-        return await views.task_view(store, await get_task(store, task_id))
+        return await views.task_view(store, await stored_task(store, task_id))
 
     @router.patch("/tasks/{task_id}", summary="Change a task's priority, name, labels or dependencies")
     async def change_task(task_id: TaskId, request: ChangeTask, caller: Calling) -> TaskView:
         change = partial(handlers.change_task, task_id, request, actor=caller.actor)
         task = await done(change, store=store, caller=caller, clock=clock)
-        return await views.task_view(store, task)
+        return await views.task_view(store, task.model_dump(mode="json"))
 
     @router.patch("/tasks/{task_id}/resources", summary="Change what a task asks for while it waits or is paused")
     async def set_resources(task_id: TaskId, request: SetResources, caller: Calling) -> TaskView:
         change = partial(handlers.set_resources, task_id, request, actor=caller.actor)
         task = await done(change, store=store, caller=caller, clock=clock)
-        return await views.task_view(store, task)
+        return await views.task_view(store, task.model_dump(mode="json"))
 
     @router.get("/tasks/{task_id}/history", summary="Every transition of a task: who, when, why")
     async def show_history(task_id: TaskId) -> History:
@@ -186,13 +187,10 @@ def _hash_of(request: BaseModel, of_task: str | None) -> str:
 
 
 async def _page(store: DocumentStore, where: Where, limit: int, cursor: str | None) -> TaskPage:
-    page = await store.find(TASKS.name, where, sort="-created_at", limit=limit, cursor=cursor)
-    tasks = [TaskDocument.model_validate(item) for item in page.items]
-    return TaskPage(
-        tasks=await views.task_summaries(store, tasks),
-        total=await store.count(TASKS.name, where),
-        next_cursor=page.next_cursor,
-    )
+    found = store.find(TASKS.name, where, sort="-created_at", limit=limit, cursor=cursor)
+    page, total = await asyncio.gather(found, store.count(TASKS.name, where))
+    rows = await views.task_summaries(store, page.items)
+    return TaskPage(tasks=rows, total=total, next_cursor=page.next_cursor)
 
 
 def _same_answer(seen: SeenRequest, request_hash: str, key: str) -> TaskCreatedAnswer:

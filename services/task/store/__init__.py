@@ -25,7 +25,6 @@ from services.task.store.tasks import (
     ATTEMPTS,
     DEPENDENCIES,
     HISTORY,
-    MANY,
     PROGRESS,
     REQUESTS,
     TASKS,
@@ -44,6 +43,8 @@ from services.task.store.tasks import (
     save_task,
     seen_request,
     set_dependencies,
+    stored_task,
+    trains,
     unmet_dependencies,
 )
 from trainwright.storage.meeting import MEETINGS
@@ -71,7 +72,6 @@ __all__ = [
     "CONFIRMATIONS",
     "DEPENDENCIES",
     "HISTORY",
-    "MANY",
     "PARAMETERS",
     "PROGRESS",
     "QUOTAS",
@@ -104,7 +104,9 @@ __all__ = [
     "save_task",
     "seen_request",
     "set_dependencies",
+    "stored_task",
     "text_of",
+    "trains",
     "unmet_dependencies",
     "version_page",
 ]

@@ -9,8 +9,8 @@ from services.task.store.parameters import save_changes
 from trainwright.contracts.base import iso
 from trainwright.contracts.errors import NotFound
 from trainwright.contracts.parameters import ChangedValue
-from trainwright.contracts.task import AttemptSummary, HistoryEntry, TaskDocument
-from trainwright.storage.document import Collection, In, Reader, Transaction
+from trainwright.contracts.task import AttemptSummary, HistoryEntry, TaskDocument, TaskPhase, TaskStatus
+from trainwright.storage.document import Collection, Document, In, Reader, Transaction
 from trainwright.storage.meeting import meet
 
 TASKS = Collection(
@@ -46,10 +46,30 @@ async def get_task(reader: Reader, task_id: str) -> TaskDocument:
     Raises:
         NotFound: There is none of this name.
     """
-    task = await find_task(reader, task_id)
-    if task is None:
+    return TaskDocument.model_validate(await stored_task(reader, task_id))
+
+
+async def stored_task(reader: Reader, task_id: str) -> Document:
+    """Return a task as it is stored, for who shows it: it was validated when it was written.
+
+    Raises:
+        NotFound: There is none of this name.
+    """
+    found = await reader.get(TASKS.name, task_id)
+    if found is None:
         raise NotFound(f"there is no task {task_id[:80]!r}")
-    return task
+    return found
+
+
+async def trains(reader: Reader, task_id: str, attempt: int) -> bool:
+    """Return whether this attempt is the one that the task trains with: a report of progress changes nothing then.
+
+    Thousands of runs report every few seconds: their tasks are not validated for that.
+    """
+    found = await reader.get(TASKS.name, task_id)
+    if found is None or found["attempt"] != attempt:
+        return False
+    return bool(found["status"] == TaskStatus.RUNNING and found["phase"] == TaskPhase.TRAINING)
 
 
 async def save_task(
@@ -115,17 +135,18 @@ def _members(attempt: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [{"rank": rank, "state": at_work, **fields} for rank, fields in known]
 
 
-async def last_progress(reader: Reader, task: TaskDocument) -> dict[str, Any]:
+async def last_progress(reader: Reader, task_id: str, attempt: int) -> Document:
     """Return what a task's newest attempt last reported; what an older one said is not shown."""
-    return (await last_progress_of(reader, [task]))[task.task_id]
+    last = await reader.get(PROGRESS.name, task_id)
+    return last if last is not None and last["attempt"] == attempt else {}
 
 
-async def last_progress_of(reader: Reader, tasks: Sequence[TaskDocument]) -> dict[str, dict[str, Any]]:
-    """Return what the newest attempts of tasks last reported, by task, in one question."""
-    ids = In(tuple(task.task_id for task in tasks))
-    page = await reader.find(PROGRESS.name, {"id": ids}, limit=len(tasks) or 1)
+async def last_progress_of(reader: Reader, tasks: Sequence[Document]) -> dict[str, Document]:
+    """Return what the newest attempts of stored tasks last reported, by task, in one question."""
+    attempts = {str(task["task_id"]): task["attempt"] for task in tasks}
+    page = await reader.find(PROGRESS.name, {"id": In(tuple(attempts))}, limit=len(tasks) or 1)
     found = {(last.get("task_id"), last["attempt"]): last for last in page.items}
-    return {task.task_id: found.get((task.task_id, task.attempt), {}) for task in tasks}
+    return {task_id: found.get((task_id, attempt), {}) for task_id, attempt in attempts.items()}
 
 
 @dataclass(frozen=True, slots=True)

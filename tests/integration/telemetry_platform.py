@@ -86,6 +86,27 @@ def watched(bootstrap: str, folder: Path, **env: str) -> Iterator[Watched]:
                         worker.terminate()
 
 
+@contextmanager
+def provisioner(platform: Watched) -> Iterator[str]:
+    """Run a provisioner that may start no machine until the end of the block; return its address."""
+    (port,) = free_ports(1)
+    settings = {
+        "PROVISIONER_URL": platform.gateway.url,
+        "PROVISIONER_API_KEY": KEY,
+        "PROVISIONER_CLASSES": '[{"name": "worker", "cpu": 1, "memory": "1Gi", "max": 0}]',
+        "PROVISIONER_HOME": str(platform.folder / "provisioner"),
+        "PROVISIONER_PORT": str(port),
+    }
+    command = [sys.executable, "-m", "services.provisioner"]
+    with subprocess.Popen(command, env={**os.environ, **settings}) as process:
+        try:
+            url = f"http://127.0.0.1:{port}"
+            assert until(lambda: answers(url, "/health/live"), within=60)
+            yield url
+        finally:
+            process.terminate()
+
+
 def answers(url: str, path: str) -> httpx.Response | None:
     """Return what a process says, or None while it does not listen."""
     try:
@@ -94,4 +115,4 @@ def answers(url: str, path: str) -> httpx.Response | None:
         return None
 
 
-__all__ = ["KEY", "SECRET", "TOKEN", "Watched", "answers", "watched"]
+__all__ = ["KEY", "SECRET", "TOKEN", "Watched", "answers", "provisioner", "watched"]

@@ -99,7 +99,7 @@ async def test_without_kafka_rows_wait_and_go_out_when_it_comes(broker: KafkaPro
         assert (relay.connected, await store.outbox_depth()) == (False, 50)
         broker.start()
         await sent(store)
-        assert relay.connected
+        await eventually(lambda: relay.connected, within=20, what="the relay to be connected")
     assert await subjects(broker) == named(range(50))
 
 

@@ -11,7 +11,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.integration.telemetry_platform import SECRET, Watched, answers, watched
+from tests.integration.telemetry_platform import SECRET, Watched, answers, provisioner, watched
 from tests.trace_collector import Collector, Span, collecting, until
 from trainwright.embedded.archive import free_ports
 from trainwright.runtime.telemetry.names import EDGES, METRICS, SPAN_KINDS, Edge, Step
@@ -109,7 +109,8 @@ def families(url: str) -> dict[str, tuple[str, set[tuple[str, ...]]]]:
 
 
 def test_every_figure_of_the_table_is_shown_by_some_process_and_no_other(story: Story) -> None:
-    shown = [families(url) for url in story.platform.urls.values()]
+    with provisioner(story.platform) as another:
+        shown = [families(url) for url in (*story.platform.urls.values(), another)]
     table = {metric.name: metric for metric in METRICS}
     assert {name for process in shown for name in process} == set(table)
     for process in shown:

@@ -35,7 +35,7 @@ for step in run.steps(30, checkpoint_every=1000, state=state):
     until = 10 if not os.path.exists(gate) else 20 if not os.path.exists(gate + "2") else 30
     while step >= until and not run.should_stop():
         time.sleep(0.01)
-        if os.path.exists(gate + ("" if until == 10 else "2")):
+        if os.path.exists(gate if until == 10 else gate + "2") and run._hot._newest:  # it has heard of a change
             break
 (run.output / "end.json").write_text(json.dumps({"w": state["w"], "rates": rates}))
 """

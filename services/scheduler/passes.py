@@ -55,7 +55,7 @@ from trainwright.storage.document import DocumentStore, Reader, Transaction
 
 logger = logging.getLogger(__name__)
 
-SEATS = 50
+SEATS = 100
 """Places that one pass gives; then others have their turn, and the next one follows at once."""
 TOLD = 50
 """Tasks that one pass tells why they wait."""

@@ -25,8 +25,8 @@ logger = logging.getLogger(__name__)
 
 POLL_RECORDS = 200
 POLL_MS = 1000
-TURN = 50
-"""Records of one transaction, some 10 ms of work. While it goes on nobody else in the process has a turn, and
+TURN = 100
+"""Records of one transaction, some 20 ms of work. While it goes on nobody else in the process has a turn, and
 requests wait; its commit, which waits for the disk, is everybody's turn.
 """
 GATHER = 0.05

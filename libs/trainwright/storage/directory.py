@@ -14,6 +14,7 @@ from typing import BinaryIO, Self
 
 from trainwright import crash
 from trainwright.contracts.errors import Damaged, NotFound, StoreUnavailable, TooLarge
+from trainwright.storage import files
 from trainwright.storage.blob import CHUNK, Blob, Stored, area_path
 
 LEFT_BEHIND = 24 * 3600.0
@@ -95,17 +96,7 @@ class DirectoryBlobs:
         return b"".join([chunk async for chunk in self.read(sha256)])
 
     async def read_file(self, sha256: str, path: Path) -> None:
-        await asyncio.to_thread(path.parent.mkdir, parents=True, exist_ok=True)
-        # A name of its own: two readers of the same path must not write into one file.
-        aside = path.with_name(f".{path.name[:100]}.{secrets.token_hex(6)}.part")
-        try:
-            with await asyncio.to_thread(aside.open, "xb") as file:
-                async with contextlib.aclosing(self.read(sha256)) as chunks:
-                    async for chunk in chunks:
-                        await asyncio.to_thread(file.write, chunk)
-            await asyncio.to_thread(aside.replace, path)
-        finally:
-            await asyncio.to_thread(aside.unlink, missing_ok=True)
+        await files.save(self.read(sha256), path)
 
     async def delete(self, sha256: str, *, unless_after: float | None = None) -> bool:
         try:

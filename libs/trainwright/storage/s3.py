@@ -25,6 +25,7 @@ from urllib3.exceptions import HTTPError
 
 from trainwright import crash
 from trainwright.contracts.errors import Damaged, NotFound, StoreUnavailable, TooLarge
+from trainwright.storage import files
 from trainwright.storage.blob import CHUNK, Blob, Stored, area_path
 
 T = TypeVar("T")
@@ -135,16 +136,7 @@ class S3Blobs:
         return b"".join([chunk async for chunk in self.read(sha256)])
 
     async def read_file(self, sha256: str, path: Path) -> None:
-        await asyncio.to_thread(path.parent.mkdir, parents=True, exist_ok=True)
-        aside = path.with_name(f".{path.name[:100]}.{secrets.token_hex(6)}.part")
-        try:
-            with await asyncio.to_thread(aside.open, "xb") as file:
-                async with contextlib.aclosing(self.read(sha256)) as chunks:
-                    async for chunk in chunks:
-                        await asyncio.to_thread(file.write, chunk)
-            await asyncio.to_thread(aside.replace, path)
-        finally:
-            await asyncio.to_thread(aside.unlink, missing_ok=True)
+        await files.save(self.read(sha256), path)
 
     async def delete(self, sha256: str, *, unless_after: float | None = None) -> bool:
         # S3 has no "delete if not written since": between look and delete lie milliseconds.

@@ -15,7 +15,7 @@ from typing import Any
 import orjson
 
 from trainwright.contracts.base import iso
-from trainwright.contracts.errors import VersionConflict
+from trainwright.storage import versions
 from trainwright.storage.commits import Commits
 from trainwright.storage.document import (
     Collection,
@@ -114,10 +114,7 @@ class MemoryTransaction:
         self, collection: str, id: str, document: Mapping[str, Any], *, expect: int | None = None
     ) -> None:
         if expect is not None:
-            stored = await self.get(collection, id)
-            version = 0 if stored is None else stored.get("version")
-            if version != expect:
-                raise VersionConflict(f"{collection} {id} is at version {version}, not {expect}")
+            versions.check(await self.get(collection, id), expect, f"{collection} {id}")
         self.news.documents.setdefault(collection, {})[id] = _Kept(orjson.dumps(document))
 
     async def delete(self, collection: str, id: str) -> None:

@@ -32,8 +32,9 @@ from pymongo.write_concern import WriteConcern
 
 from trainwright import crash
 from trainwright.contracts.base import iso
-from trainwright.contracts.errors import StoreBusy, StoreUnavailable, VersionConflict
+from trainwright.contracts.errors import StoreBusy, StoreUnavailable
 from trainwright.storage import mongo_documents as documents
+from trainwright.storage import versions
 from trainwright.storage.commits import to_its_end
 from trainwright.storage.document import Collection, Document, LogPosition, OutboxRow, Page, Where, encode_cursor
 from trainwright.storage.mongo_documents import COMMITS, FACTS, GUARDS, INBOX, OUTBOX, Filter
@@ -143,10 +144,7 @@ class MongoTransaction:
         self, collection: str, id: str, document: Mapping[str, Any], *, expect: int | None = None
     ) -> None:
         if expect is not None:
-            stored = await self.get(collection, id)
-            version = 0 if stored is None else stored.get("version")
-            if version != expect:
-                raise VersionConflict(f"{collection} {id} is at version {version}, not {expect}")
+            versions.check(await self.get(collection, id), expect, f"{collection} {id}")
         self._changed[collection, id] = orjson.dumps(document)
 
     async def delete(self, collection: str, id: str) -> None:

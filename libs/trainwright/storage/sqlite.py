@@ -18,8 +18,9 @@ import orjson
 
 from trainwright import crash
 from trainwright.contracts.base import iso
-from trainwright.contracts.errors import StoreBusy, StoreUnavailable, VersionConflict
+from trainwright.contracts.errors import StoreBusy, StoreUnavailable
 from trainwright.storage import sqlite_documents as documents
+from trainwright.storage import versions
 from trainwright.storage.commits import Commits
 from trainwright.storage.document import Collection, Document, LogPosition, OutboxRow, Page, Scalar, Where
 from trainwright.storage.fence import FENCE, LeaseState
@@ -112,10 +113,7 @@ class SqliteTransaction:
         self, collection: str, id: str, document: Mapping[str, Any], *, expect: int | None = None
     ) -> None:
         if expect is not None:
-            stored = await self.get(collection, id)
-            version = 0 if stored is None else stored.get("version")
-            if version != expect:
-                raise VersionConflict(f"{collection} {id} is at version {version}, not {expect}")
+            versions.check(await self.get(collection, id), expect, f"{collection} {id}")
         self.connection.execute(
             f'INSERT INTO "c_{collection}" (id, doc) VALUES (?, ?)'
             " ON CONFLICT (id) DO UPDATE SET doc = excluded.doc",

@@ -54,7 +54,6 @@ from trainwright.contracts.queue import (
     Placement,
     PlacementAssigned,
     PlacementState,
-    WorkerLost,
 )
 from trainwright.contracts.quota import ReservationChanged, StrategyChanged, WorkerCordoned
 from trainwright.contracts.task import StopKind, TaskDocument, TaskEvent
@@ -102,8 +101,6 @@ class Handlers:
             entry = entry if placement.state is QUEUED else _queue(entry, clock)
         elif placement.state is not RELEASED:
             entry, events = released(entry, f"task {task.status}", clock.now())
-        elif entry.lost_on is not None and not is_over(task, placement.attempt):
-            events = [WorkerLost(placement=placement)]  # it has not heard, or not yet: it ignores a repeat
         await save_entry(tx, entry)
         self.wake(ENTRIES.name, task.task_id)
         return events

@@ -32,7 +32,7 @@ def build_service(runtime: Runtime) -> Service:
         loops=[
             Loop("watch for lost workers", settings.watch_every, passes.watch),
             Loop("sweep for lost attempts", 1, passes.sweep),
-            Loop("keep what was used, forget what is gone", 60, upkeep.run),
+            Loop("keep what was used, say losses again, forget what is gone", 60, upkeep.run),
             Loop("probe", settings.probe_every, passes.probe),
         ],
         tasks=[passes.place_for_ever, pulses.run, leases.while_leading],

@@ -6,14 +6,14 @@ from datetime import datetime
 from typing import Any
 
 from services.scheduler.domain.gangs import Ending
-from services.scheduler.domain.tasks import queue_order
+from services.scheduler.domain.tasks import is_over, queue_order
 from trainwright.contracts.errors import NotFound
 from trainwright.contracts.queue import Placement, PlacementState
 from trainwright.contracts.task import StopKind, TaskDocument, TaskStatus
 from trainwright.contracts.worker import WorkerDocument
 from trainwright.storage.document import Collection, In, Reader, Transaction, Where
 
-ENTRIES = Collection("entries", indexes=("state", "order", "worker_id", "gang"))
+ENTRIES = Collection("entries", indexes=("state", "order", "worker_id", "gang", "unheard"))
 WORKERS = Collection("workers", indexes=("state",))
 STRATEGIES = Collection("strategies")
 RESERVATIONS = Collection("reservations")
@@ -63,6 +63,13 @@ class Entry:
     """Whether a run of it has shown that it asks if it should stop, and saves."""
     endings: tuple[Ending, ...] = ()
     """Of an attempt on several workers: members that are over, in the order in which that was heard."""
+
+    @property
+    def is_unheard(self) -> bool:
+        """Whether its attempt was lost and its task does not know."""
+        if self.placement.state is not PlacementState.RELEASED or self.lost_on is None:
+            return False
+        return not is_over(self.task, self.placement.attempt)
 
     def moved(self, now: datetime, **fields: Any) -> "Entry":
         """Return this entry with the placement's next version."""
@@ -176,6 +183,7 @@ async def save_entry(tx: Transaction, entry: Entry) -> None:
         "order": queue_order(entry.task) if placement.state is PlacementState.QUEUED else None,
         "worker_id": placement.worker_id if placement.state is PlacementState.ASSIGNED else None,
         "gang": "yes" if placement.members and placement.state is PlacementState.ASSIGNED else None,
+        "unheard": "yes" if entry.is_unheard else None,
     }
     await tx.put(ENTRIES.name, placement.task_id, document)
 

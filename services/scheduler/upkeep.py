@@ -1,15 +1,27 @@
-"""What the scheduler keeps for its next life, gives back by itself, and forgets."""
+"""What the scheduler keeps for its next life, says again, gives back by itself, and forgets."""
 
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
 from services.scheduler.passes import Passes
 from services.scheduler.requests import end_reservation
-from services.scheduler.store import LOST, RESERVATIONS, STOPPED, USE, WORKERS, all_of, save_worker, workers
+from services.scheduler.store import (
+    ENTRIES,
+    LOST,
+    RESERVATIONS,
+    STOPPED,
+    USE,
+    WORKERS,
+    all_of,
+    save_worker,
+    workers,
+)
+from trainwright.contracts.queue import Placement, WorkerLost
 from trainwright.contracts.quota import ReservationDocument
 from trainwright.runtime.clock import derived_id
 from trainwright.runtime.envelope import Cause
-from trainwright.runtime.outbox import emit
+from trainwright.runtime.outbox import announcement, emit
+from trainwright.runtime.reminders import Reminders
 from trainwright.storage.document import Transaction
 
 FORGOTTEN = timedelta(days=7)
@@ -25,6 +37,7 @@ class Upkeep:
     passes: Passes
     _unused: dict[str, float] = field(default_factory=dict)
     """Since when nothing of a reservation was in use; a new life counts from its own start."""
+    _reminders: Reminders = field(default_factory=Reminders)
 
     async def run(self) -> None:
         """Do one round."""
@@ -36,6 +49,7 @@ class Upkeep:
                 await tx.put(USE.name, name or "-", {"strategy": name, "past": past, "at": at})
             await self._look_at_reservations(tx)
             await self._forget_workers(tx)
+            await self._say_losses_again(tx)
 
     async def _look_at_reservations(self, tx: Transaction) -> None:
         """End those that were not used for as long as they say; forget those that have long been over."""
@@ -65,3 +79,12 @@ class Upkeep:
             elif now - known.gone_at > WORKER_FORGOTTEN and not runs_on.get(worker_id):
                 await tx.delete(WORKERS.name, worker_id)
                 self.passes.wake(WORKERS.name, worker_id)
+
+    async def _say_losses_again(self, tx: Transaction) -> None:
+        """Say of attempts that were lost, after 1, 2, 4 … rounds, what their tasks have not heard."""
+        self._reminders.begin()
+        for found in await all_of(tx, ENTRIES, {"unheard": "yes"}):
+            placement = Placement.model_validate(found["placement"])
+            if self._reminders.is_due(placement.task_id, placement.version):
+                event, clock = WorkerLost(placement=placement), self.passes.clock
+                await emit(tx, [event], source="scheduler", cause=announcement(event, clock), clock=clock)

@@ -18,8 +18,8 @@ from trainwright.contracts.checkpoint import Checkpoint
 from trainwright.contracts.command import RunAttempt, StopAttempt
 from trainwright.contracts.failure import FailureClass
 from trainwright.contracts.pulse import WorkerHeartbeat
-from trainwright.contracts.queue import PlacementState, WorkerLost
-from trainwright.contracts.task import Repair, TaskPhase, TaskStatus
+from trainwright.contracts.queue import PlacementState
+from trainwright.contracts.task import Repair, TaskStatus
 from trainwright.contracts.task_config import TaskConfig
 from trainwright.contracts.worker import AttemptRef, WorkerDocument, WorkerRegistered
 from trainwright.runtime.kafka import Kafka
@@ -146,20 +146,6 @@ async def test_a_command_that_waits_to_be_sent_is_not_missed(scheduler: Schedule
     assert await scheduler.holds_a_place()
     await scheduler.live(4, [])
     assert not await scheduler.holds_a_place()
-
-
-async def test_a_loss_is_told_again_to_a_task_that_has_not_heard(scheduler: Scheduler) -> None:
-    """The event that told it may have been lost for good: the task would wait for its run for ever."""
-    await scheduler.hear(task_event())
-    await scheduler.passes.place()
-    await scheduler.is_sent()
-    await scheduler.live(40, [])
-    assert not await scheduler.holds_a_place()
-    starting: dict[str, Any] = {"attempt": 1, "worker_id": "w", "phase": TaskPhase.STARTING}
-    (told,) = await scheduler.hear(task_event(version=3, **starting))
-    assert isinstance(told, WorkerLost)
-    assert (told.placement.attempt, told.placement.worker_id) == (1, "w")
-    assert await scheduler.hear(task_event(version=4, attempt=1)) == [], "it waits for its next place"
 
 
 async def test_a_run_that_its_worker_never_lists_is_given_up(scheduler: Scheduler) -> None:

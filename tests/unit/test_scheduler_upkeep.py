@@ -12,8 +12,9 @@ from services.scheduler.store import COLLECTIONS, RESERVATIONS, WORKERS, find_wo
 from services.scheduler.upkeep import Upkeep
 from tests.runtime_kit import MOMENT, task_event
 from tests.unit.test_scheduler_passes import TASK, Scheduler
+from trainwright.contracts.queue import WorkerLost
 from trainwright.contracts.quota import Drain, ReservationDocument, Reserve
-from trainwright.contracts.task import TaskStatus
+from trainwright.contracts.task import TaskPhase, TaskStatus
 from trainwright.contracts.task_config import TaskConfig
 from trainwright.contracts.worker import WorkerDocument, WorkerRegistered, WorkerStopped
 from trainwright.storage.sqlite import SqliteStore
@@ -30,10 +31,10 @@ async def scheduler(tmp_path: Path) -> AsyncIterator[Scheduler]:
     await store.close()
 
 
-def a_worker(version: int = 1, **fields: Any) -> WorkerDocument:
+def a_worker(version: int = 1, incarnation: str = "one", **fields: Any) -> WorkerDocument:
     return WorkerDocument(
         worker_id="w",
-        incarnation="one",
+        incarnation=incarnation,
         version=version,
         hostname="here",
         cpus=4,
@@ -134,3 +135,23 @@ async def test_a_lost_worker_whose_run_is_waited_for_is_not_forgotten(scheduler:
     board = await scheduler.passes.look()
     assert [one.worker.worker_id for one in views.listed(board)] == ["w"]
     assert TASK in board.standings
+
+
+async def test_a_loss_that_its_task_has_not_heard_of_is_said_again(scheduler: Scheduler) -> None:
+    """The event that told it may be gone for good: the task would wait for its run for ever."""
+    upkeep = Upkeep(scheduler.passes)
+    await scheduler.hear(task_event())
+    await scheduler.passes.place()
+    await scheduler.hear(task_event(version=2, status=TaskStatus.PENDING, phase=TaskPhase.STARTING, attempt=1))
+    (lost,) = await scheduler.hear(WorkerRegistered(worker=a_worker(2, incarnation="two")))
+
+    async def said(minutes: int) -> int:
+        await scheduler.is_sent()
+        await rounds(upkeep, scheduler, minutes)
+        rows = await scheduler.store.outbox_pending("event", 100)
+        assert all(WorkerLost.model_validate_json(row.value) == lost for row in rows)
+        return len(rows)
+
+    assert [await said(1), await said(1), await said(6), await said(600)] == [0, 1, 2, 13], "ever less often"
+    await scheduler.hear(task_event(version=3, attempt=1))
+    assert await said(600) == 0, "it waits for its next place: it has heard"

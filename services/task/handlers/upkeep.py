@@ -13,6 +13,7 @@ from trainwright.contracts.task import FINAL, TaskDocument, TaskPhase, TaskStatu
 from trainwright.runtime.clock import Clock, derived_id
 from trainwright.runtime.envelope import Cause
 from trainwright.runtime.outbox import announcement, emit
+from trainwright.runtime.reminders import Reminders
 from trainwright.storage.document import Document, DocumentStore, In, Range, Where
 
 logger = logging.getLogger(__name__)
@@ -29,29 +30,22 @@ LOOKED_AT_ONCE = 200
 
 
 class Announcer:
-    """Says again what waits for somebody who did not answer: after 1, 2, 4 … rounds of a minute, then every hour.
-
-    Rounds are counted here and not by the clock: one that is set back would keep it silent for as long.
-    """
+    """Says again, after 1, 2, 4 … minutes and then every hour, what waits for somebody who did not answer."""
 
     def __init__(self, store: DocumentStore, clock: Clock) -> None:
         self._store = store
         self._clock = clock
-        self._rounds: dict[str, tuple[int, int]] = {}
-        """By task: the version that waits, and how many rounds it was seen waiting before this one."""
+        self._reminders = Reminders()
 
     async def run(self) -> None:
         """Do one round."""
-        rounds, self._rounds = self._rounds, {}
+        self._reminders.begin()
         async for item in self._live():
-            task_id, version = item["task_id"], item["version"]
-            known, number = rounds.get(task_id, (version, 0))
-            self._rounds[task_id] = (version, number + 1 if known == version else 1)
-            if known == version and number and not (number % 60 and number & (number - 1)):
+            if self._reminders.is_due(item["task_id"], item["version"]):
                 await self._say(TaskDocument.model_validate(item))
 
     async def _live(self) -> AsyncIterator[Document]:
-        """Yield the tasks that are not over, some at a time: requests are answered meanwhile."""
+        """Yield the tasks that are not over, perhaps twice; some at a time, so that requests are answered."""
         for status in (TaskStatus.PENDING, TaskStatus.RUNNING, TaskStatus.PAUSED):
             where, cursor = {"status": status, "archived_at": None}, None
             while True:
@@ -59,8 +53,7 @@ class Announcer:
                     TASKS.name, where, sort="created_at", limit=LOOKED_AT_ONCE, cursor=cursor
                 )
                 for item in page.items:
-                    if item["task_id"] not in self._rounds:  # it has not moved here from what was read before
-                        yield item
+                    yield item
                 cursor = page.next_cursor
                 if cursor is None:
                     break

@@ -14,6 +14,9 @@ from trainwright.contracts.command import GIVEN_UP
 from trainwright.contracts.failure import Failure, FailureClass
 from trainwright.contracts.gang import MemberEnded, MemberEnding
 
+TOLD_EVERY = 30.0
+"""Seconds after which a member that waits for the others says again that it is over: nobody may have heard."""
+
 _PEER_LOST = re.compile(
     r"connection (was )?(closed|reset|refused|aborted)|broken pipe|socket.*(closed|time|fail)|0 bytes"
     r"|remote (process|rank)|peer|ncclRemoteError|ncclSystemError|communicator was aborted|watchdog|timed? ?out",

@@ -166,7 +166,7 @@ class Lead:
             crash.point("agent.started")
         changes = {
             "state": AttemptState.RUNNING,
-            "started_at": _moment(layout.read_json(self.directory / layout.SHIM) or {}, "started_at")
+            "started_at": spawn.moment(layout.read_json(self.directory / layout.SHIM) or {}, "started_at")
             or self._place.clock.now(),
             "resume_step": spawn.resume_step(self.directory),
         }
@@ -208,7 +208,7 @@ class Lead:
                 return
             await self._nap()
         exit_file = layout.read_json(exit_path) or {}
-        await self._end(self._verdict(exit_file), _moment(exit_file, "ended_at") or self._place.clock.now())
+        await self._end(self._verdict(exit_file), spawn.moment(exit_file, "ended_at") or self._place.clock.now())
 
     def _verdict(self, exit_file: dict[str, Any]) -> Verdict:
         work = os.path.realpath(self.directory / layout.WORK)  # as the kernel names it to the run
@@ -315,9 +315,14 @@ class Lead:
             await asyncio.to_thread(self._shim.wait)
 
     async def _hear_of_all(self) -> None:
-        """Wait until the others are over too, and take over what all ends together mean."""
+        """Say now and then that this member is over, until all are; take over what their ends together mean."""
+        clock = self._place.clock
+        told = clock.monotonic()
         while (verdict := gang.said_of_all(self.attempt)) is None:
             await self._nap()
+            if clock.monotonic() - told > gang.TOLD_EVERY:
+                await self._change(MemberEnded, {})
+                told = clock.monotonic()
         await self._change(None, {"outcome": verdict.outcome, "failure": verdict.failure})
 
     async def _keep_checkpoint(self, checkpoint: Checkpoint) -> None:
@@ -390,10 +395,3 @@ class Lead:
         if phase is not self.phase:
             self.phase = phase
             self._on_phase(self.attempt.key)
-
-
-def _moment(file: Mapping[str, Any], name: str) -> datetime | None:
-    try:
-        return datetime.fromisoformat(str(file.get(name)))
-    except ValueError:
-        return None

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -263,3 +264,11 @@ def _kill(pid: int) -> int:
     except (ProcessLookupError, PermissionError):
         return 0
     return 1
+
+
+def moment(file: Mapping[str, Any], name: str) -> datetime | None:
+    """Return a time that a shim has written; None if it has not."""
+    try:
+        return datetime.fromisoformat(str(file.get(name)))
+    except ValueError:
+        return None

@@ -14,7 +14,7 @@ from tests.simulation.bus import SimLog
 from tests.simulation.model import life_of_placement, life_of_task
 from tests.simulation.programs import SimService
 from tests.simulation.witness import Witness
-from tests.simulation.workers import SimRun, SimWorker
+from tests.simulation.workers import SimWorker
 from tests.simulation.world import Program, SimClock
 from trainwright.contracts.attempt import AttemptEnded, AttemptEvent, Outcome
 from trainwright.contracts.base import Contract, Event
@@ -198,33 +198,34 @@ def _everything_is_over(found: Installation) -> Iterator[str]:
 
 
 def workers_given(events: Iterable[Event]) -> dict[tuple[str, int], set[str]]:
-    """Return the workers that each attempt was given to."""
+    """Return the workers that each attempt was given to, those of a gang in one text."""
     given: dict[tuple[str, int], set[str]] = defaultdict(set)
     for event in events:
         if isinstance(event, PlacementAssigned):
             placement = event.placement
-            given[placement.task_id, placement.attempt].add(str(placement.worker_id))
+            members = [one.worker_id for one in placement.members] or [str(placement.worker_id)]
+            given[placement.task_id, placement.attempt].add(" and ".join(members))
     return given
 
 
 def numbers_are_given_once(given: dict[tuple[str, int], set[str]]) -> Iterator[str]:
-    """I2: an attempt has one worker."""
+    """I2: an attempt has one worker, a gang one for each rank."""
     for (task_id, attempt), workers in given.items():
         if len(workers) > 1:
-            yield f"I2: attempt {attempt} of {task_id} was given to {', '.join(sorted(workers))}"
+            yield f"I2: attempt {attempt} of {task_id} was given to {'; '.join(sorted(workers))}"
 
 
 def _attempts_are_run_once(found: Installation, events: list[tuple[Envelope, Event]]) -> Iterator[str]:
     """I2: a number is given once, a run of it started once; and nothing unfenced runs beside another."""
     given = workers_given(event for _, event in events)
     yield from numbers_are_given_once(given)
-    begun: dict[tuple[str, int], list[SimRun]] = defaultdict(list)
+    begun: dict[tuple[str, int], list[int]] = defaultdict(list)
     for worker in found.workers:
         for run in worker.begun:
-            begun[run.task_id, run.attempt].append(run)
-    for (task_id, attempt), runs in begun.items():
-        if len(runs) > 1:
-            yield f"I2: attempt {attempt} of {task_id} was started {len(runs)} times"
+            begun[run.task_id, run.attempt].append(run.rank)
+    for (task_id, attempt), ranks in begun.items():
+        if len(ranks) > len(set(ranks)):
+            yield f"I2: attempt {attempt} of {task_id} was started {len(ranks)} times: ranks {sorted(ranks)}"
         if (task_id, attempt) not in given and not found.log.lost:
             yield f"I2: attempt {attempt} of {task_id} ran and was never given"
 

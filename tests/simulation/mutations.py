@@ -234,6 +234,13 @@ def what_was_lost_is_said_once(change: Callable[..., None]) -> None:
 
 
 @planted
+def gangs_are_left_alone(change: Callable[..., None]) -> None:
+    """When a member is over, the others are not stopped, and nobody says how their attempt ended."""
+    change(members, "broken_up", lambda entry: [])
+    change(passes, "broken_up", lambda entry: [])
+
+
+@planted
 def wishes_to_stop_are_not_passed_on(change: Callable[..., None]) -> None:
     """The worker never hears of a pause or a cancel."""
     change(scheduler_handlers.Handlers, "_pass_on", lambda self, entry: (entry, []))

@@ -51,6 +51,7 @@ FAILURES = (
     FailureClass.HUNG,
     FailureClass.DATA_ERROR,
 )
+WORKERS = (1, 1, 1, 1, 1, 2, 3)
 REQUESTS = {"pause": handlers.pause_task, "resume": handlers.resume_task, "cancel": handlers.cancel_task}
 
 
@@ -122,7 +123,7 @@ async def _submit(world: World, task: SimService, plans: dict[str, Plan], wishes
             recipe="script",
             name=f"t{number}",
             parameters={"path": "x.py"},
-            resource_requirements={"cpu": rng.choice((0.5, 1)), "memory": 0},
+            resource_requirements={"cpu": rng.choice((0.5, 1)), "memory": 0, "workers": rng.choice(WORKERS)},
             priority=rng.choice((0, 0, 1)),
             max_retries=rng.choice((0, 1, 3)),
             on_unreachable=rng.choice(("replace", "replace", "replace", "wait")),

@@ -94,7 +94,8 @@ class Witness:
         for one in self._schedulers[0].state.documents["entries"].values():
             placement = one.value["placement"] if one is not None else {}
             if placement.get("state") == PlacementState.ASSIGNED:
-                held[placement["worker_id"]] += placement["slots"]["cpu"]
+                for member in placement["members"] or [placement]:
+                    held[member["worker_id"]] += member["slots"]["cpu"]
         self.broken += room_is_kept(held, {name: worker.cpus for name, worker in self._workers.items()})
 
     def _check_silence(self, event: WorkerLost) -> None:

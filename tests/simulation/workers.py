@@ -2,18 +2,20 @@
 
 What a real agent does with shims, files and locks is acted out here: a run lives on when its agent is killed, is
 adopted by the next one, ends by itself after 30 s without an agent, saves checkpoints, stops when asked, and fails
-as the plan of its task says. Not here: the real agent (`tests/integration/test_worker_*`).
+as the plan of its task says. Runs of a gang go on together: one that has lost another stands still, and after a
+while may fail for it. Not here: the real agent (`tests/integration/test_worker_*`).
 """
 
 import asyncio
 import itertools
+from collections import defaultdict
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from services.trainer_worker import store
-from services.trainer_worker.domain import Attempt, AttemptState, Read, Stop, StopCause, document
+from services.trainer_worker import gang, store
+from services.trainer_worker.domain import Attempt, AttemptState, Read, Stop, StopCause
 from services.trainer_worker.handlers import CommandHandlers
 from services.trainer_worker.heartbeat import ENDED_FOR
 from services.trainer_worker.place import SOURCE
@@ -23,9 +25,10 @@ from tests.simulation.bus import SimKafka, SimLog
 from tests.simulation.world import Life, Program, SimClock, World
 from trainwright.contracts.attempt import AttemptEnded, AttemptEvent, AttemptStarted, CheckpointSaved, Outcome
 from trainwright.contracts.checkpoint import Checkpoint, kept_of
-from trainwright.contracts.command import RunAttempt, StopAttempt
+from trainwright.contracts.command import ConcludeAttempt, RunAttempt, StopAttempt
 from trainwright.contracts.errors import StoreUnavailable
 from trainwright.contracts.failure import Failure, FailureClass
+from trainwright.contracts.gang import MemberEnded
 from trainwright.contracts.pulse import WorkerHeartbeat
 from trainwright.contracts.topics import COMMAND
 from trainwright.contracts.worker import WorkerDocument, WorkerRegistered
@@ -39,6 +42,11 @@ from trainwright.storage.memory import MemoryStore
 
 ALONE_SECONDS = 30.0
 MANIFEST = "0" * 64
+PEER_LOST = Failure(
+    failure_class=FailureClass.USER_ERROR,
+    exception="RuntimeError",
+    message="gloo: Connection closed by peer",
+)
 
 
 @dataclass(slots=True)
@@ -48,6 +56,8 @@ class Plan:
     total: int
     pace: float
     fails: Mapping[int, FailureClass] = field(default_factory=dict)
+    runs: dict[int, dict[int, "SimRun"]] = field(default_factory=lambda: defaultdict(dict))
+    """What was started, by attempt and rank."""
 
 
 @dataclass(slots=True)
@@ -57,6 +67,8 @@ class SimRun:
     task_id: str
     attempt: int
     step: int
+    rank: int = 0
+    size: int = 1
     saved: list[int] = field(default_factory=list)
     stop: Stop | None = None
     verdict: Verdict | None = None
@@ -83,31 +95,39 @@ class SimWorker(Program):
     def begin(self, attempt: Attempt) -> SimRun:
         """Start a run, from the newest checkpoint that there is."""
         step = max((one.step for one in attempt.resume_from), default=0)
-        run = SimRun(attempt.task_id, attempt.attempt, step)
+        run = SimRun(attempt.task_id, attempt.attempt, step, attempt.rank, len(attempt.members) or 1)
+        plan = self._plans[attempt.task_id]
+        plan.runs[attempt.attempt][attempt.rank] = run
         self.runs[attempt.key] = run
         self.begun.append(run)
-        self.world.background(self._live(run, self._plans[attempt.task_id]))
+        self.world.background(self._live(run, plan))
         return run
 
     async def _live(self, run: SimRun, plan: Plan) -> None:
-        fails, alone = plan.fails.get(run.attempt), 0.0
+        fails = plan.fails.get(run.attempt) if run.attempt % run.size == run.rank else None
         fails_at = run.step + self.world.random.randint(1, max(1, plan.total - run.step))
+        alone, still, patience = 0.0, 0.0, self.world.random.choice((5.0, 60.0)) if run.size > 1 else 0.0
         while run.verdict is None:
             await asyncio.sleep(plan.pace)
             alone = alone + plan.pace if self.life is None else 0.0
-            run.step += 1
+            others = [one.verdict for rank, one in plan.runs[run.attempt].items() if rank != run.rank]
+            stands = len(others) + 1 < run.size or any(others)
+            still = still + plan.pace if stands else 0.0
+            run.step += not stands
             if fails is not None and run.step >= fails_at:
                 failure = Failure(failure_class=fails, message="as planned")
                 run.verdict = Verdict(Outcome.FAILED, failure)
             elif alone >= ALONE_SECONDS:
                 run.verdict = Verdict(Outcome.INTERRUPTED, infrastructure(FailureClass.WORKER_LOST, "no agent"))
-            elif run.step >= plan.total:
+            elif run.step >= plan.total or any(one and one.outcome is Outcome.COMPLETED for one in others):
                 run.verdict = Verdict(Outcome.COMPLETED)
             elif run.stop is not None:
                 if run.stop.kind in (StopCause.PAUSE, StopCause.PREEMPT, StopCause.WORKER_STOPS):
                     run.saved.append(run.step)
                 run.verdict = stopped(run.stop)
-            elif run.step % 5 == 0:
+            elif stands and still >= patience:
+                run.verdict = Verdict(Outcome.FAILED, PEER_LOST)
+            elif run.step % 5 == 0 and not stands:
                 run.saved.append(run.step)
             else:
                 continue
@@ -128,6 +148,8 @@ class _Agent:
         self._relay = Relay(SOURCE, self._store, kafka, self._clock)
         self._sender = PulseSender(SOURCE, kafka, self._clock)
         self._incarnation = self._clock.new_id("incarnation")
+        self._told: dict[str, float] = {}
+        """When an end that waits for those of others was last told, by attempt."""
 
     async def run(self) -> None:
         """Register, then keep reading, leading and beating."""
@@ -182,6 +204,7 @@ class _Agent:
         reactions: dict[Any, Any] = {
             RunAttempt: handlers.on_run_attempt,
             StopAttempt: handlers.on_stop_attempt,
+            ConcludeAttempt: handlers.on_conclude_attempt,
         }
         inbound = Inbound(SOURCE, COMMAND, reactions, self._store, self._clock)
         while True:
@@ -238,7 +261,7 @@ class _Agent:
                 return
             run = run or self._worker.begin(attempt)
             changes = {"state": AttemptState.RUNNING, "started_at": self._clock.now(), "resume_step": run.step}
-            await self._change(attempt, AttemptStarted, changes)
+            await self._change(attempt, AttemptStarted if attempt.speaks else None, changes)
             self._worker.changed.set()
         elif attempt.state is AttemptState.RUNNING:
             assert run is not None
@@ -250,10 +273,24 @@ class _Agent:
             if run is not None:
                 await self._keep_checkpoints(attempt, run)
             changes = {"state": AttemptState.REPORTED, "reported_at": self._clock.now()}
-            await self._change(attempt, AttemptEnded, changes)
+            if attempt.speaks and attempt.members:
+                of_all = gang.said_of_all(attempt)
+                if of_all is None:
+                    await self._tell_again(attempt)
+                    return
+                changes |= {"outcome": of_all.outcome, "failure": of_all.failure}
+            await self._change(attempt, AttemptEnded if attempt.speaks else None, changes)
             self._worker.runs.pop(attempt.key, None)
 
+    async def _tell_again(self, attempt: Attempt) -> None:
+        now = self._clock.monotonic()
+        if now - self._told.setdefault(attempt.key, now) > gang.TOLD_EVERY:
+            self._told[attempt.key] = now
+            await self._change(attempt, MemberEnded, {})
+
     async def _keep_checkpoints(self, attempt: Attempt, run: SimRun) -> None:
+        if not attempt.speaks:
+            return
         known = {one.step for one in attempt.checkpoints}
         for step in [step for step in run.saved if step > max(known, default=0)]:
             one = Checkpoint(step=step, attempt=run.attempt, manifest=MANIFEST, saved_at=self._clock.now())
@@ -263,10 +300,13 @@ class _Agent:
 
     async def _end(self, attempt: Attempt, verdict: Verdict) -> None:
         news = {"outcome": verdict.outcome, "failure": verdict.failure, "ended_at": self._clock.now()}
-        await self._change(attempt, None, {"state": AttemptState.ENDED, **news})
+        kind = MemberEnded if attempt.members else None
+        await self._change(attempt, kind, {"state": AttemptState.ENDED, **news})
         self._worker.changed.set()
 
-    async def _change(self, attempt: Attempt, kind: type[AttemptEvent] | None, changes: dict[str, Any]) -> Attempt:
+    async def _change(
+        self, attempt: Attempt, kind: type[AttemptEvent | MemberEnded] | None, changes: dict[str, Any]
+    ) -> Attempt:
         async with self._store.transaction() as tx:
             fresh = await store.attempt_of(tx, attempt.key) or attempt
             if kind is CheckpointSaved and fresh.is_fenced:
@@ -275,7 +315,7 @@ class _Agent:
             changed = fresh.model_copy(update={**changes, **said})
             await store.put_attempt(tx, changed)
             if kind is not None:
-                event = kind(attempt=document(changed, self._worker.name, self._incarnation, Read()))
+                event = gang.event_of(kind, changed, self._worker.name, self._incarnation, Read())
                 cause = Cause(derived_id(self._worker.name, changed.key, changed.version))
                 await emit(tx, [event], source=SOURCE, cause=cause, clock=self._clock)
         return changed

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from services.trainer_worker import store
 from services.trainer_worker.attempts import Attempts
 from services.trainer_worker.domain import Attempt, AttemptState
+from services.trainer_worker.gang import TOLD_EVERY
 from services.trainer_worker.place import Workplace
 from tests.harness import eventually
 from tests.integration.runtime_parts import running
@@ -17,6 +19,7 @@ from tests.runtime_kit import FastClock
 from tests.worker_place import place_in
 from trainwright.contracts.attempt import Outcome
 from trainwright.contracts.failure import FailureClass
+from trainwright.contracts.gang import MemberEnded
 from trainwright.contracts.queue import Member
 from trainwright.contracts.resource import Slots
 from trainwright.contracts.task_config import TaskConfig
@@ -81,3 +84,20 @@ async def test_a_step_that_fails_for_whatever_reason_is_tried_again(place: Workp
         await eventually(lambda: "task-1.1: a step failed" in caplog.text, within=20, what="a first try")
         (place.folder / SILENT.key).unlink()
         await until_over(place)
+
+
+async def test_a_member_that_waits_for_the_others_says_again_that_it_is_over(place: Workplace) -> None:
+    """It may have been lost on its way, and nobody else knows: all would wait for one another for ever."""
+    async with place.documents.transaction() as tx:
+        await store.put_attempt(tx, SILENT.model_copy(update={"rank": 0}))
+
+    async def said(times: int) -> bool:
+        rows = await place.documents.outbox_pending("event", 10)
+        endings = [MemberEnded.model_validate_json(row.value) for row in rows]
+        assert all(one.member.outcome is Outcome.FAILED and one == endings[0] for one in endings)
+        return len({row.id for row in rows}) == times
+
+    async with running(Attempts(place).run()):
+        for times in (1, 2, 3):
+            await eventually(partial(said, times), within=20, what=f"its end, {times} times")
+            await place.clock.sleep(TOLD_EVERY + 1)

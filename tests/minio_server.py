@@ -29,6 +29,15 @@ class MinioServer:
     access_key: str
     secret_key: str
 
+    @property
+    def env(self) -> dict[str, str]:
+        """Return what a process is told that keeps its blobs there."""
+        return {
+            "TRAINWRIGHT_S3_URL": self.endpoint,
+            "TRAINWRIGHT_S3_ACCESS_KEY": self.access_key,
+            "TRAINWRIGHT_S3_SECRET_KEY": self.secret_key,
+        }
+
 
 def pytest_report_header() -> str:
     return f"S3: {which()}"

@@ -7,7 +7,7 @@ import asyncio
 import hashlib
 import random
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
@@ -48,6 +48,8 @@ class Found:
     """I4: files that were to be kept and are not."""
     damaged: list[str] = field(default_factory=list)
     """I5: files whose content is not what their hash says."""
+    orphaned: list[str] = field(default_factory=list)
+    """I6: files that are kept and that no document names."""
     waiting: int = 0
     """I6: rows that are still in the outbox."""
     dead: int = 0
@@ -95,17 +97,21 @@ def poisoned(good: Reread, chance: random.Random) -> Reread:
 
 @dataclass(frozen=True, slots=True)
 class Where:
-    """Where the service finds everything: Kafka, `sqlite:…` or `mongodb://…`, `dir:…`."""
+    """Where the service finds everything: Kafka, `sqlite:…` or `mongodb://…`, `dir:…` or `s3:…`."""
 
     kafka: str
     store: str
     blobs: str
     database: str = "protocol"
+    env: Mapping[str, str] = field(default_factory=dict)
+    """Where S3 answers and who may ask, as variables."""
 
     @property
     def settings(self) -> RuntimeSettings:
         """Return it as the service's settings."""
-        return RuntimeSettings(kafka=self.kafka, store=self.store, blobs=self.blobs, database=self.database)
+        where = {"kafka": self.kafka, "store": self.store, "blobs": self.blobs, "database": self.database}
+        s3 = {name.removeprefix("TRAINWRIGHT_").lower(): value for name, value in self.env.items()}
+        return RuntimeSettings.model_validate(where | s3)
 
 
 def in_folder(bootstrap: str, folder: Path) -> Where:
@@ -122,6 +128,7 @@ class Service:
         """The offset up to which it has to come before it ends by itself."""
         self._argv = [where.kafka, where.store, where.blobs, "--database", where.database]
         self._argv += ["--plant", plant] if plant else []
+        self._env = where.env
 
     def run(
         self,
@@ -133,7 +140,9 @@ class Service:
     ) -> int:
         """Run it until it ends, or for so long; return its exit status."""
         argv = [*self._argv, "--end", str(self.end), "--clock", str(clock)]
-        return self._zygote.run(*argv, env={"CRASH_POINTS": crash}, kill_after=kill_after, meanwhile=meanwhile)
+        return self._zygote.run(
+            *argv, env={**self._env, "CRASH_POINTS": crash}, kill_after=kill_after, meanwhile=meanwhile
+        )
 
 
 async def begin(bootstrap: str, told: Sequence[Reread]) -> int:
@@ -191,6 +200,9 @@ async def check(where: Where, tasks: int) -> Found:
         found.unanswered += [f"{name}/{v}" for v in range(1, VERSIONS + 1) if (name, v) not in answers]
         for version in range(KEEPS_EVERY, VERSIONS + 1, KEEPS_EVERY):
             await _check_kept(where, kept, name, version, found)
+    named = {document["sha256"] for document in kept.values()}
+    blobs = engines.blobs(where.settings)
+    found.orphaned = [one.sha256 async for one in blobs.stored() if one.sha256 not in named]
     return found
 
 

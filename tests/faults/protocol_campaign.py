@@ -17,15 +17,17 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from tests.faults.mortal_minio import MortalMinio
 from tests.faults.mortal_mongo import MortalMongo
-from tests.faults.protocol import MODULE, Service, Where, begin, check, go_on, in_folder, story
+from tests.faults.protocol import MODULE, Service, begin, check, go_on, in_folder, story
 from tests.faults.proxy import TcpProxy, proxied_broker
 from tests.faults.report import Report
 from tests.faults.small_disk import full_for, small_disk
 from tests.faults.zygote import Zygote
+from tests.minio_server import program
 from tests.mongo_server import STAND_IN, has_stand_in
 from tests.mongo_server import VARIABLE as MONGO
 from trainwright.embedded.kafka import KafkaProcess
@@ -48,13 +50,12 @@ POINTS = {
     "relay.marked": 2,
     "effect.done": 3,
     "effect.marked": 3,
-    "directory.aside": 3,
-    "directory.flushed": 3,
-    "directory.named": 3,
 }
 """Points that a record passes, each with the latest passing at which it kills: a process must not get far."""
 OF_SQLITE = {"sqlite.began": 6, "sqlite.written": 6, "sqlite.committed": 6}
 OF_MONGO = {"mongo.written": 6, "mongo.committed": 6}
+OF_FOLDER = {"directory.aside": 3, "directory.flushed": 3, "directory.named": 3}
+OF_S3 = {"s3.hashed": 3, "s3.put": 3}
 ENDLESS = 10**9
 """An offset that is never reached: the service waits to be killed."""
 HEALED_SECONDS = 60.0
@@ -71,6 +72,8 @@ class Ground:
     """Where a MongoDB answers; each fifth round is played on it."""
     mortal: MortalMongo | None
     """The stand-in, if that is what it is."""
+    minio: MortalMinio | None
+    """On it each fifth round keeps its blobs."""
 
     @property
     def kafka(self) -> str:
@@ -88,12 +91,16 @@ class Round:
         self.chance = random.Random(f"{seed}/{number}")
         self.report = Report()
         self.on_mongo = ground.mongo is not None and number % 5 == 4
+        self.on_s3 = ground.minio is not None and number % 5 == 2
         self.tasks = OF_STAND_IN if self.on_mongo and ground.mortal is not None else TASKS
         self.disk = folder / "disk"
         where = in_folder(ground.kafka, self.disk)
         if self.on_mongo:
             assert ground.mongo is not None
-            where = Where(ground.kafka, ground.mongo, where.blobs, f"round_{seed}_{number}")
+            where = replace(where, store=ground.mongo, database=f"round_{seed}_{number}")
+        if self.on_s3:
+            assert ground.minio is not None
+            where = replace(where, blobs=f"s3:round-{seed}-{number}", env=ground.minio.env)
         self.where = where
         self.service: Service | None = None
 
@@ -103,6 +110,8 @@ class Round:
         self.report.count("events", len(told))
         if self.on_mongo:
             self.report.count(f"rounds on {'MongoDB' if self.ground.mortal is None else STAND_IN}")
+        if self.on_s3:
+            self.report.count("rounds on MinIO")
         with small_disk(self.disk, 64) as is_small:
             steps = self._steps(kills, is_small)
             size = len(told) // len(steps) + 1
@@ -134,7 +143,8 @@ class Round:
         return [] if status == 0 else [f"it ended with {status}"]
 
     def _steps(self, kills: int, is_small: bool) -> list[Callable[[], None]]:
-        points = {**POINTS, **(OF_MONGO if self.on_mongo else OF_SQLITE)}
+        engines = (OF_MONGO if self.on_mongo else OF_SQLITE) | (OF_S3 if self.on_s3 else OF_FOLDER)
+        points = {**POINTS, **engines}
         names = [*points] * (kills // len(points) + 1)
         self.chance.shuffle(names)
         steps: list[Callable[[], None]] = []
@@ -143,6 +153,7 @@ class Round:
             steps.append(lambda name=name, word=word: self._kill(f"killed at {name}", word))  # type: ignore[misc]
         others = [self._killed_any_time, self._cut, self._slow, self._paused, self._clock]
         others += [self._broker_killed] if self.number % 5 == 0 else []
+        others += [self._minio_killed, self._minio_hung] if self.on_s3 else []
         others += [self._disk_full] if is_small and not self.on_mongo and self.number % 2 == 1 else []
         for other in others:
             steps.insert(self.chance.randrange(len(steps) + 1), other)
@@ -226,6 +237,27 @@ class Round:
 
         self._run("broker killed and started again, then killed", meanwhile=kill)
 
+    def _minio_killed(self) -> None:
+        def kill(pid: int) -> None:
+            assert self.ground.minio is not None
+            time.sleep(0.4 * self.chance.random())
+            self.ground.minio.die()
+            time.sleep(0.5)
+            _kill(pid)
+
+        self._run("MinIO killed and started again, then killed", meanwhile=kill)
+
+    def _minio_hung(self) -> None:
+        def hang(pid: int) -> None:
+            assert self.ground.minio is not None
+            time.sleep(0.4 * self.chance.random())
+            with self.ground.minio.hung():
+                time.sleep(1 + self.chance.random())
+            time.sleep(0.3)
+            _kill(pid)
+
+        self._run("MinIO hung, then killed", meanwhile=hang)
+
     def _disk_full(self) -> None:
         def fill(pid: int) -> None:
             time.sleep(0.4 * self.chance.random())
@@ -282,7 +314,8 @@ def campaign(state: Path, *, rounds: int, seed: int, minutes: float, kills: int 
         if url is None and has_stand_in():
             mortal = stack.enter_context(MortalMongo(scratch / "mongo"))
             url = mortal.url
-        ground = Ground(zygote, broker, proxy, url, mortal)
+        minio = stack.enter_context(MortalMinio(found, scratch / "minio")) if (found := program()) else None
+        ground = Ground(zygote, broker, proxy, url, mortal, minio)
         while whole.rounds < rounds and time.monotonic() < until:
             begun = time.monotonic()
             report = Round(ground, scratch / f"round-{whole.rounds}", seed, whole.rounds).play(kills)

@@ -10,6 +10,7 @@ that offset, sent all it had to say and kept all it had to keep. Crash points ki
 import argparse
 import asyncio
 import hashlib
+import secrets
 import signal
 import sys
 from collections.abc import Sequence
@@ -97,6 +98,16 @@ class Keeper:
         return outcome
 
 
+class WritesAside(Keeper):
+    """A planted bug: a part of a file is kept under a name of its own until the whole is there."""
+
+    async def keep(self, arguments: dict[str, Any]) -> Outcome:
+        part = await self._blobs.write_bytes(secrets.token_bytes(BLOB_BYTES // 2))
+        outcome = await super().keep(arguments)
+        await self._blobs.delete(part.sha256)
+        return outcome
+
+
 class CommitsFirst(ConsumerLoop):
     """A planted bug: offsets are committed before the records are applied."""
 
@@ -172,7 +183,16 @@ class Splits:
                     await emit(tx, emitted, **about)
 
 
-PLANTS = ("commits-first", "forgets", "marks-first", "marks-effects-first", "trusts-names", "drops", "splits")
+PLANTS = (
+    "commits-first",
+    "forgets",
+    "marks-first",
+    "marks-effects-first",
+    "trusts-names",
+    "writes-aside",
+    "drops",
+    "splits",
+)
 
 
 async def serve(options: argparse.Namespace) -> None:
@@ -193,7 +213,8 @@ async def serve(options: argparse.Namespace) -> None:
     loop = (CommitsFirst if plant == "commits-first" else ConsumerLoop)(Keeping().inbound(store, clock), kafka)
     relay = (MarksFirst if plant == "marks-first" else Relay)(NAME, store, kafka, clock)
     runner = MarksEffectsFirst if plant == "marks-effects-first" else EffectRunner
-    jobs = [loop.run(), relay.run(), runner(NAME, store, {"keep": Keeper(blobs).keep}, clock).run()]
+    keeper = (WritesAside if plant == "writes-aside" else Keeper)(blobs)
+    jobs = [loop.run(), relay.run(), runner(NAME, store, {"keep": keeper.keep}, clock).run()]
     if plant == "forgets":
         vars(applying)["is_news"] = forgets
     if plant == "drops":

@@ -8,12 +8,15 @@ them breaks. The long form is `make faults`.
 import asyncio
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
-from tests.faults.protocol import MODULE, Found, Service, begin, check, in_folder, story
+from tests.faults.protocol import MODULE, Found, Service, Where, begin, check, in_folder, story
 from tests.faults.zygote import Zygote
+from tests.minio_server import MinioServer
 from trainwright.embedded.archive import free_ports
 from trainwright.embedded.kafka import KafkaProcess
 
@@ -39,6 +42,7 @@ CRASHES = (
     "directory.aside:1:full",
 )
 """In an order in which each is passed: effects run beside, one at a time, and are soon through."""
+ON_S3 = ("s3.hashed:1:kill", "s3.put:1:kill", "s3.hashed:3:kill", "s3.put:3:kill")
 MUST_FIND = [
     ("commits-first", "sqlite.written:3:kill", "lost"),
     ("forgets", "consumer.applied:2:kill", "twice"),
@@ -46,6 +50,7 @@ MUST_FIND = [
     ("splits", "consumer.applied:2:kill", "unanswered"),
     ("marks-effects-first", "effect.marked:3:kill", "unkept"),
     ("trusts-names", "directory.aside:2:kill", "damaged"),
+    ("writes-aside", "directory.named:1:kill", "orphaned"),
     ("drops", "", "dead"),
 ]
 
@@ -64,12 +69,11 @@ def zygote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
 
 
 async def campaign(
-    zygote: Zygote, bootstrap: str, folder: Path, crashes: tuple[str, ...], tasks: int, plant: str | None = None
+    zygote: Zygote, where: Where, crashes: tuple[str, ...], tasks: int, plant: str | None = None
 ) -> tuple[Found, list[int]]:
     """Tell the story, kill the service at each point, let it end, check; return also how it ended each time."""
     told = story(tasks, random.Random(SEED))
-    where = in_folder(bootstrap, folder)
-    service = Service(zygote, where, await begin(bootstrap, told), plant)
+    service = Service(zygote, where, await begin(where.kafka, told), plant)
     ends = [await asyncio.to_thread(service.run, crash) for crash in (*crashes, "")]
     return await check(where, tasks), ends
 
@@ -77,16 +81,25 @@ async def campaign(
 async def test_nothing_is_lost_or_applied_twice_however_often_it_is_killed(
     zygote: Zygote, broker: str, tmp_path: Path
 ) -> None:
-    found, ends = await campaign(zygote, broker, tmp_path, CRASHES, 50)
+    found, ends = await campaign(zygote, in_folder(broker, tmp_path), CRASHES, 50)
     assert found.wrong() == []
     assert ends[-1] == 0
     assert ends.count(-9) == sum("kill" in crash for crash in CRASHES), f"it died at every point: {ends}"
+
+
+async def test_files_in_s3_are_kept_once_and_none_is_left_that_nobody_names(
+    zygote: Zygote, broker: str, minio: MinioServer, tmp_path: Path
+) -> None:
+    where = replace(in_folder(broker, tmp_path), blobs=f"s3:test-{uuid4().hex[:12]}", env=minio.env)
+    found, ends = await campaign(zygote, where, ON_S3, 8)
+    assert found.wrong() == []
+    assert ends == [-9] * len(ON_S3) + [0]
 
 
 @pytest.mark.parametrize(("plant", "crash", "wrong"), MUST_FIND, ids=[plant for plant, *_ in MUST_FIND])
 async def test_the_checker_finds_planted_bugs(
     zygote: Zygote, broker: str, tmp_path: Path, plant: str, crash: str, wrong: str
 ) -> None:
-    found, _ = await campaign(zygote, broker, tmp_path, (crash,), 8, plant)
+    found, _ = await campaign(zygote, in_folder(broker, tmp_path), (crash,), 8, plant)
     assert found.wrong(), f"{plant} broke nothing that the checker sees"
     assert getattr(found, wrong) != getattr(Found(dead=37), wrong)

@@ -69,12 +69,7 @@ def env(own_kafka: str, mongo: MongoServer, tmp_path: Path) -> dict[str, str]:
 def blobs_s3(minio: MinioServer) -> dict[str, str]:
     bucket = f"test-{uuid4().hex[:12]}"
     s3_client(minio.endpoint, minio.access_key, minio.secret_key).make_bucket(bucket)
-    return {
-        "TRAINWRIGHT_BLOBS": f"s3:{bucket}",
-        "TRAINWRIGHT_S3_URL": minio.endpoint,
-        "TRAINWRIGHT_S3_ACCESS_KEY": minio.access_key,
-        "TRAINWRIGHT_S3_SECRET_KEY": minio.secret_key,
-    }
+    return {"TRAINWRIGHT_BLOBS": f"s3:{bucket}", **minio.env}
 
 
 async def test_the_story_on_mongodb_and_s3(

@@ -28,7 +28,7 @@ COMMITS_KEPT_SECONDS = 3600
 LEASE = "lease"
 """The lease's name among the marks of transactions."""
 
-WRONG_IN_ITSELF = frozenset({2, 9, 14, 15, 22, 52, 57, 10334, 17280, 17419})
+WRONG_IN_ITSELF = frozenset({2, 9, 14, 15, 22, 52, 57, 10334, 17280, 17419, 17420})
 """The server's codes for what it will never take (too large, too deep, a name): waiting would not mend that."""
 
 _ESCAPE = str.maketrans({"\\": "\\\\", ".": "\\d", "$": "\\s", "\0": "\\0"})
@@ -37,6 +37,8 @@ _UNSIGNED = "\\u"
 """The name, which no escape makes, of a whole number that is too large for MongoDB's."""
 
 _BOUNDS = ("gt", "gte", "lt", "lte")
+_KINDS = ("number", "string", "bool")
+"""Kinds of values above null, in the order in which MongoDB sorts them; it compares only within one."""
 
 
 def to_stored(value: Any) -> Any:
@@ -102,6 +104,9 @@ def after(cursor: str, sort: str, of_list: str, wanted: Filter) -> list[Filter]:
     questions: list[Filter] = [{field: value, ID: {sign: id}}]
     if value is not None:
         questions.append({field: {sign: value}})
+        place = _KINDS.index(_kind(value))
+        others = _KINDS[place + 1 :] if sign == "$gt" else _KINDS[:place][::-1]
+        questions += [{field: {"$type": kind, "$not": {sign: value}}} for kind in others]
     if value is not None and sign == "$lt":
         questions.append({field: None})
     if value is None and sign == "$gt":
@@ -157,6 +162,10 @@ def outbox_row(found: Document) -> OutboxRow:
         found["number"],
         found["tries"],
     )
+
+
+def _kind(value: Scalar) -> str:
+    return "bool" if isinstance(value, bool) else "string" if isinstance(value, str) else "number"
 
 
 def _identity(wanted: Filter) -> str:

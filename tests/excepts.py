@@ -31,7 +31,6 @@ MINIO = "wants a MinIO (`make minio`): test_s3_blobs is skipped without one"
 EXCUSED: dict[tuple[str, str, str], str] = {
     ("libs/trainwright/embedded/archive.py", "make_archive", "subprocess.TimeoutExpired"): "a JVM has to hang",
     (S3, "S3Blobs.size", "NotFound"): MINIO,
-    (S3, "S3Blobs.delete", "NotFound"): MINIO,
     (S3, "S3Blobs._make_bucket", "S3Error"): MINIO,
     (S3, "S3Blobs._answering", "S3Error"): MINIO,
     (S3, "S3Blobs._answering", "(InvalidResponseError, ServerError, HTTPError)"): MINIO,

@@ -187,6 +187,15 @@ class BlobStoreContract:
         assert await area.delete(stored.sha256, unless_after=listed.modified)
         assert not await area.delete(stored.sha256, unless_after=listed.modified)
 
+    async def test_what_is_written_again_within_the_second_is_not_deleted(self, blobs: BlobStore) -> None:
+        area = blobs.area("checkpoints/task-1")
+        stored = await area.write_bytes(b"again")
+        (listed,) = (newer,) = [one async for one in area.stored()]
+        while newer.modified == listed.modified:
+            await area.write_bytes(b"again")
+            (newer,) = [one async for one in area.stored()]
+        assert not await area.delete(stored.sha256, unless_after=listed.modified)
+
     async def test_a_listing_shows_an_areas_own_blobs(self, blobs: BlobStore) -> None:
         await blobs.write_bytes(b"elsewhere")
         area = blobs.area("checkpoints/task-1")

@@ -139,13 +139,12 @@ class S3Blobs:
         await files.save(self.read(sha256), path)
 
     async def delete(self, sha256: str, *, unless_after: float | None = None) -> bool:
-        # S3 has no "delete if not written since": between look and delete lie milliseconds.
-        try:
-            found = await self._call(lambda: self._client.stat_object(self._bucket, self._key(sha256)))
-        except NotFound:
+        # S3 has no "delete if not written since": between look and delete lie milliseconds. The look is a list
+        # because MinIO tells them there; of one object it tells the second, in which it may be written again.
+        if not _NAME.fullmatch(sha256):
             return False
-        written = found.last_modified
-        if unless_after is not None and written is not None and written.timestamp() > unless_after:
+        found = await self._list(self._key(sha256), recursive=True)
+        if not found or (unless_after is not None and found[0].last_modified.timestamp() > unless_after):
             return False
         await self._call(lambda: self._client.remove_object(self._bucket, self._key(sha256)))
         return True

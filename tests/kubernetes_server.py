@@ -16,12 +16,23 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.house.manifests import manifests
 from tests.patience import patient
 from trainwright.embedded.archive import free_ports
 
 BIN = Path(__file__).parents[1] / ".trainwright" / "bin"
 PROGRAMS = (BIN / "kube-apiserver", BIN / "etcd")
 NAMESPACE = "trainwright"
+PODS = f"/api/v1/namespaces/{NAMESPACE}/pods"
+KINDS = {
+    "ConfigMap": f"/api/v1/namespaces/{NAMESPACE}/configmaps",
+    "Service": f"/api/v1/namespaces/{NAMESPACE}/services",
+    "ServiceAccount": f"/api/v1/namespaces/{NAMESPACE}/serviceaccounts",
+    "Deployment": f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments",
+    "PodDisruptionBudget": f"/apis/policy/v1/namespaces/{NAMESPACE}/poddisruptionbudgets",
+    "Role": f"/apis/rbac.authorization.k8s.io/v1/namespaces/{NAMESPACE}/roles",
+    "RoleBinding": f"/apis/rbac.authorization.k8s.io/v1/namespaces/{NAMESPACE}/rolebindings",
+}
 ADMIN, PROVISIONER = "admin-of-the-tests", "provisioner-of-the-tests"
 TOKENS = f"""{ADMIN},admin,1,"system:masters"
 {PROVISIONER},system:serviceaccount:{NAMESPACE}:provisioner,2,"system:serviceaccounts"
@@ -64,6 +75,15 @@ def kubernetes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KubernetesS
         pytest.skip("no API server of Kubernetes: `make kube` builds one")
     with ExitStack() as stack:
         yield started(tmp_path_factory.mktemp("kubernetes"), stack)
+
+
+@pytest.fixture(scope="session")
+def deployed(kubernetes: KubernetesServer) -> KubernetesServer:
+    """Give the server with all manifests in it: each is taken as it is, unknown fields refused."""
+    for manifest in manifests():
+        if manifest["kind"] != "Namespace":
+            kubernetes.ask("POST", KINDS[manifest["kind"]], manifest, fieldValidation="Strict")
+    return kubernetes
 
 
 def started(folder: Path, stack: ExitStack) -> KubernetesServer:

@@ -84,7 +84,7 @@ class _Decision:
         self.used: set[str] = set()
         """Workers that something was put on, or that are wanted anyway."""
         self.names = {machine.name for machine in world.machines}
-        self.count = Counter(machine.kind for machine in world.machines)
+        self.count = Counter(one.kind for one in world.machines if one.state is not MachineState.LOST)
 
     def made(self) -> Decision:
         self._give_up_hopeless()
@@ -279,7 +279,7 @@ class _Decision:
             if worker is None or worker.busy or worker.worker_id in self.used or machine.name in self.stopped:
                 continue
             if worker.is_drained:
-                if machine.state is not MachineState.ENDING:
+                if machine.state not in (MachineState.ENDING, MachineState.LOST):
                     self._stop(machine, IDLE_WORDS)
                 continue
             kind = self.kinds.get(machine.kind)

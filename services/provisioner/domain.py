@@ -82,6 +82,8 @@ class MachineState(StrEnum):
     RUNNING = "running"
     ENDING = "ending"
     OVER = "over"
+    LOST = "lost"
+    """It was to be gone long ago and nobody says that it is: it counts no more, and its name stays taken."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -104,7 +104,7 @@ class Provisioner:
 
     def _count(self, world: World, decision: Decision) -> None:
         stopped = {action.name for action in decision.actions if isinstance(action, Stop)}
-        leaving = (MachineState.ENDING, MachineState.OVER)
+        leaving = (MachineState.ENDING, MachineState.OVER, MachineState.LOST)
         stay = [one for one in world.machines if one.state not in leaving and one.name not in stopped]
         self.states = Counter(one.state for one in world.machines)
         self.wanted = len(stay) + sum(isinstance(action, Start) for action in decision.actions)

@@ -5,6 +5,7 @@ The provisioner asks with the rights that `deploy/kubernetes` gives it, and its 
 
 import itertools
 from collections.abc import AsyncIterator
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,22 +14,12 @@ import pytest
 from services.provisioner.domain import MachineState
 from services.provisioner.machines import MachineError
 from services.provisioner.machines.kubernetes import KubernetesMachines
-from services.provisioner.machines.pods import Template
+from services.provisioner.machines.pods import GONE_WITHIN, Template, state_of
 from services.provisioner.settings import ProvisionerSettings, WorkerClass
 from tests.contract.machines_port import MachinesContract, states
-from tests.house.manifests import FOLDER, manifests
-from tests.kubernetes_server import NAMESPACE, KubernetesServer
+from tests.house.manifests import FOLDER
+from tests.kubernetes_server import NAMESPACE, PODS, KubernetesServer
 
-PODS = f"/api/v1/namespaces/{NAMESPACE}/pods"
-KINDS = {
-    "ConfigMap": f"/api/v1/namespaces/{NAMESPACE}/configmaps",
-    "Service": f"/api/v1/namespaces/{NAMESPACE}/services",
-    "ServiceAccount": f"/api/v1/namespaces/{NAMESPACE}/serviceaccounts",
-    "Deployment": f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments",
-    "PodDisruptionBudget": f"/apis/policy/v1/namespaces/{NAMESPACE}/poddisruptionbudgets",
-    "Role": f"/apis/rbac.authorization.k8s.io/v1/namespaces/{NAMESPACE}/roles",
-    "RoleBinding": f"/apis/rbac.authorization.k8s.io/v1/namespaces/{NAMESPACE}/rolebindings",
-}
 WORKER = WorkerClass(name="worker", cpu=2, memory="4Gi", gpu=1, max=4, node_selector={"zone": "a"})
 
 
@@ -64,15 +55,6 @@ class KubernetesPlace:
 
     def names(self) -> list[str]:
         return [pod["metadata"]["name"] for pod in self.server.ask("GET", PODS)["items"]]
-
-
-@pytest.fixture(scope="session")
-def deployed(kubernetes: KubernetesServer) -> KubernetesServer:
-    """Give the server with all manifests in it: each is taken as it is, unknown fields refused."""
-    for manifest in manifests():
-        if manifest["kind"] != "Namespace":
-            kubernetes.ask("POST", KINDS[manifest["kind"]], manifest, fieldValidation="Strict")
-    return kubernetes
 
 
 @pytest.fixture
@@ -136,6 +118,16 @@ class TestKubernetesMachines(MachinesContract):
         place.status("worker-1", **status)
         (found,) = await place.machines.find()
         assert (found.state, found.reason) == (state, reason)
+
+    async def test_a_pod_that_was_to_be_gone_long_ago_is_lost(self, place: KubernetesPlace) -> None:
+        await place.machines.start("worker-1", "worker")
+        await place.bring_up("worker-1")
+        await place.machines.stop("worker-1")
+        pod = place.pod("worker-1")
+        ends = datetime.fromisoformat(pod["metadata"]["deletionTimestamp"])
+        assert state_of(pod, ends + GONE_WITHIN)[0] is MachineState.ENDING
+        later = ends + GONE_WITHIN + timedelta(seconds=1)
+        assert state_of(pod, later) == (MachineState.LOST, "its node does not say that it has ended")
 
     async def test_an_image_that_cannot_be_had_is_told(self, place: KubernetesPlace) -> None:
         await place.machines.start("worker-1", "worker")

@@ -101,6 +101,13 @@ def test_a_machine_that_never_becomes_a_worker_is_replaced_later_and_later() -> 
     assert waits == [5, 10, 20]
 
 
+def test_a_machine_whose_node_is_lost_takes_no_place_but_its_name() -> None:
+    policy = replace(POLICY, kinds=(replace(SMALL, most=1),))
+    ending, lost = (Machine("small-1", "small", state) for state in (MachineState.ENDING, MachineState.LOST))
+    assert decide(World((wishing(),), (), (ending,)), Memory(), policy, 0).actions == (), "it may still run"
+    assert decide(World((wishing(),), (), (lost,)), Memory(), policy, 0).actions == (Start("small-2", "small"),)
+
+
 def test_the_least_is_kept_and_made() -> None:
     policy = replace(POLICY, kinds=(replace(SMALL, least=1),))
     assert decide(World(), Memory(), policy, 0).actions == (Start("small-1", "small"),)

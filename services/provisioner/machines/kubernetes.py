@@ -2,6 +2,7 @@
 
 import ssl
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,8 @@ class KubernetesMachines:
         found = await self._ask("GET", self._pods(), params={"labelSelector": f"{MANAGED}={OURS}"})
         if not isinstance(found, dict) or "items" not in found:
             raise MachineError(f"what answers at {self._http.base_url} lists no pods: is that Kubernetes?")
-        return [machine for pod in found["items"] if (machine := _machine(pod)) is not None]
+        now = datetime.now(UTC)
+        return [machine for pod in found["items"] if (machine := _machine(pod, now)) is not None]
 
     async def start(self, name: str, kind: str) -> None:
         wanted = self._classes.get(kind)
@@ -109,11 +111,11 @@ class KubernetesMachines:
             raise MachineError(f"the service account's {name} cannot be read: {error}") from error
 
 
-def _machine(pod: Answer) -> Machine | None:
+def _machine(pod: Answer, now: datetime) -> Machine | None:
     labels = pod["metadata"].get("labels", {})
     if MACHINE not in labels:
         return None
-    state, reason = state_of(pod)
+    state, reason = state_of(pod, now)
     return Machine(labels[MACHINE], labels.get(CLASS, ""), state, reason)
 
 

@@ -3,6 +3,7 @@
 import copy
 import json
 from collections.abc import Iterator, Mapping
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ MANAGED, OURS = "app.kubernetes.io/managed-by", "trainwright-provisioner"
 MACHINE, CLASS = "trainwright.io/machine", "trainwright.io/class"
 CONTAINER = "worker"
 GPU = "nvidia.com/gpu"
+GONE_WITHIN = timedelta(seconds=60)
+"""Time in which a kubelet says that a pod is gone that was to have ended; the node of a later one is lost."""
 Document = Mapping[str, Any]
 
 
@@ -89,13 +92,15 @@ def _environment(machine: str, wanted: WorkerClass) -> Iterator[Document]:
     yield {"name": "TRAINWRIGHT_WORKER_LABELS", "value": labels}
 
 
-def state_of(pod: Document) -> tuple[MachineState, str]:
+def state_of(pod: Document, now: datetime) -> tuple[MachineState, str]:
     """Return how a pod stands, and why it is no further."""
-    status = pod.get("status", {})
+    status, ends = pod.get("status", {}), pod["metadata"].get("deletionTimestamp")
     phase, reason = status.get("phase", "Pending"), _reason(status)
+    if ends and now - datetime.fromisoformat(ends) > GONE_WITHIN:
+        return MachineState.LOST, "its node does not say that it has ended"
     if phase in ("Succeeded", "Failed"):
         state = MachineState.OVER
-    elif pod["metadata"].get("deletionTimestamp"):
+    elif ends:
         return MachineState.ENDING, ""
     elif phase == "Running" and not reason:
         state = MachineState.RUNNING

@@ -147,7 +147,7 @@ MACHINES = Metric(
     "trainwright_machines",
     "gauge",
     ("state",),
-    "Machines by state: starting, running, ending, over (provisioner).",
+    "Machines by state: starting, running, ending, over, lost (provisioner).",
 )
 MACHINES_WANTED = Metric(
     "trainwright_machines_wanted", "gauge", (), "Machines that stay and those that are started (provisioner)."

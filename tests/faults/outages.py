@@ -46,6 +46,8 @@ time.sleep(1000)
 """
 
 
+HEARTBEAT = 2.5
+"""Seconds in which every worker that lives is heard."""
 PLACE_FREE = 10.0
 """Seconds from a pause until the next run has logged its first 20 points, at most."""
 
@@ -217,9 +219,11 @@ def agent_gone(place: Place, times: Times, row: Row) -> None:
         answer.raise_for_status()
     until(lambda: len(place.runs()) >= before + 5, 30, "the family")
     with place.unattended():
-        for name in ("worker-1", "worker-2"):
+        # Its own worker last: were that lost first, the run would be given to the other one, which is as dead.
+        for name in sorted(("worker-1", "worker-2"), key=lambda name: name == run.worker):
             os.kill(place.pid(name), signal.SIGKILL)
-        begun = time.monotonic()
+            begun = time.monotonic()
+            time.sleep(HEARTBEAT)
         while place.runs() and time.monotonic() < begun + times.orphan + 25:
             time.sleep(0.1)
         row.wrong += [f"survives: {process.command}" for process in place.runs()]

@@ -36,7 +36,7 @@ from tests.scheduling_simulation import Planner, Simulation, first_come_first_se
 
 DECISIONS = 400
 HOURS, STARTING = 24.0, 30.0
-GPU_DAYS = 1280
+GPU_DAYS = 768
 """Of each row: a day of a small cluster alone says little, for a few runs lose most."""
 SIZES, LOADS = (64, 128, 256), (0.9, 1.1, 1.3)
 URGENT = 5

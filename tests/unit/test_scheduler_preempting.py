@@ -147,3 +147,22 @@ def test_whose_turn_it_is_may_have_others_give_their_places_up_as_before() -> No
     hosts = [a_host(name, cpus=64, gpus=4) for name in ("w1", "w2")]
     told = Simulation(hosts, [*low, high, *looks], policy=policy).run().told
     assert told["high"].started == [191], "after its forbearance and their grace"
+
+
+def test_whom_one_of_a_higher_priority_lets_save_gives_way_to_nobody_else_meanwhile() -> None:
+    low = running("low", {"w1": (0, 1, 2, 3)}, 9000)
+    low = replace(low, saved_at=NOW - 60, saves_every=100)
+    high, middle = Waiting("high", Needs(4, 0), 5, queued_at=NOW), Waiting("middle", Needs(2, 0), 1)
+    top, stays = Waiting("top", Needs(8, 0), 9), a_run("stays", [("w0", Room(tuple(range(8)), 0.0))], priority=9)
+    hosts = [a_host("w0", cpus=64, gpus=8), a_host("w1", cpus=64, gpus=4)]
+    state = a_state(hosts, [top, high, middle], [low, stays])
+    asked = []
+    for _ in range(3):  # it looks for one task at a time
+        found = plan(state, NOW)
+        state.put_off, state.in_vain, state.held = found.put_off, found.in_vain, found.held
+        asked += found.clearings
+    assert ([*state.put_off], asked) == (["high"], [])
+    state.queue.drop("high")
+    state.queue.drop("top")
+    state.in_vain = {}
+    assert [one.task_id for one in plan(state, NOW).clearings] == ["middle"]

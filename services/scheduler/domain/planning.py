@@ -273,8 +273,14 @@ class _Pass:
     def _clear(self, waiting: Waiting, hosts: Sequence[str]) -> Clearing | None:
         if self.able is None:
             self.able = able(self.state, self.now)
-        gone = self.gone | self._kept_from(waiting)
+        gone = self.gone | self._kept_from(waiting) | self._let_save_for_others(waiting)
         return clear(waiting, hosts, self.state, self.view, self.able, gone, self.now)
+
+    def _let_save_for_others(self, waiting: Waiting) -> set[str]:
+        """Return runs that a task of a higher priority lets save, or end, before it has their places."""
+        waits = self.state.queue.waiting
+        higher = [name for name in self.put_off if name in waits and waits[name].priority > waiting.priority]
+        return {victim for name in higher for victim in self.put_off[name].victims}
 
     def _kept_from(self, waiting: Waiting) -> set[str]:
         """Return workers where places are kept for others."""

@@ -6,7 +6,7 @@ from each other for ever, and nobody loses his for ever: each time he has it for
 
 Where much would be lost, a task waits first, within a bound: until a run saves or ends whose moment is known; and
 until it has waited as long (each second counted with the GPUs of the one it is about) as the others had worked
-without a checkpoint when it came. One that has waited so long has others lose at most twice what they would have.
+without a checkpoint when it came: who does not know for how long he will need it rents until he could have bought.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping

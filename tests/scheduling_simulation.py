@@ -90,7 +90,6 @@ class Simulation:
         youngest: bool = False,
         starting: float = 0.0,
         checked: bool = True,
-        foreseen: bool = False,
     ) -> None:
         self.state = State(policy=policy or Policy())
         self.hosts = {host.worker_id: host for host in hosts}
@@ -100,8 +99,6 @@ class Simulation:
         self.jobs = {job.name: job for job in jobs}
         self.told = {name: Told() for name in self.jobs}
         self.planner, self.youngest, self.checked = planner, youngest, checked
-        self.foreseen = foreseen
-        """Whether passes know when each run ends."""
         self.starting = starting
         """Seconds from each start until a run trains, the first one too."""
         self.asked: dict[str, float] = {}
@@ -253,8 +250,6 @@ class Simulation:
             saves_every=told.saves_every,
             youngest=self.youngest,
         )
-        if self.foreseen:
-            run = replace(run, ends=self._end_of(run), basis=LIMIT)
         self.state.add_run(run, now)
         if not job.saves_on_stop and job.every < UNKNOWN:
             self._at(now + self.starting + job.every, "saves", f"{name}#{attempt}")

@@ -8,7 +8,6 @@ Trace: the same pass over simulated days of a cluster (``cluster_trace.py`` says
 - first come, first served: strict order of arrival; all wait behind the first that does not fit. No priorities, no
   preemption, nothing thrown away; it packs workers as we do.
 - youngest first: this scheduler, but those give way at once who have run for the shortest time, asked to save too.
-- foreseen: this scheduler, if it knew when each run ends. Nobody does: what is lost then is hardly to be avoided.
 
 Useful GPU time: steps of jobs that do not fail, each step counted once, as a share of all GPUs. So starting (30 s
 each time), what was lost by giving way, failed jobs, and places that stand empty for a large job are not useful.
@@ -40,7 +39,7 @@ GPU_DAYS = 768
 """Of each row: a day of a small cluster alone says little, for a few runs lose most."""
 SIZES, LOADS = (64, 128, 256), (0.9, 1.1, 1.3)
 URGENT = 5
-PLAIN, OURS, YOUNG, FORESEEN = "first come, first served", "this scheduler", "youngest first", "foreseen"
+PLAIN, OURS, YOUNG = "first come, first served", "this scheduler", "youngest first"
 
 
 def a_state(waiting: int, seed: int) -> State:
@@ -146,7 +145,7 @@ def day(gpus: int, seed: int, load: float) -> dict[str, Simulation]:
     """Play one day with each way of placing."""
     jobs, cluster, until = a_trace(seed, gpus, HOURS, load), a_cluster(gpus // 8), HOURS * HOUR
 
-    def play(*, planner: Planner = plan, youngest: bool = False, foreseen: bool = False) -> Simulation:
+    def play(*, planner: Planner = plan, youngest: bool = False) -> Simulation:
         return Simulation(
             cluster,
             jobs,
@@ -155,14 +154,12 @@ def day(gpus: int, seed: int, load: float) -> dict[str, Simulation]:
             youngest=youngest,
             starting=STARTING,
             checked=False,
-            foreseen=foreseen,
         ).run(until)
 
     return {
         PLAIN: play(planner=first_come_first_served),
         OURS: play(),
         YOUNG: play(youngest=True),
-        FORESEEN: play(foreseen=True),
     }
 
 
@@ -193,8 +190,8 @@ def trace(folder: Path | None, seed: int, sizes: Sequence[int]) -> None:
 TABLE = f"""
 {GPU_DAYS} GPU days of each. Goals: +30 % useful, -60 % lost. y.: youngest first. Waits: mean / p95 / p99.
 
-| GPUs | load | bound | first come | ours | gain | most | lost, y. | ours | foreseen | less | waits, y. | ours |
-|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|
+| GPUs | load | bound | first come | ours | gain | most | lost, y. | ours | less | waits, y. | ours |
+|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|
 """
 
 
@@ -205,7 +202,7 @@ def row(gpus: int, load: float, seed: int) -> str:
     most = sum(bound(a_trace(each, gpus, HOURS, load), gpus, HOURS) for each in seeds) / HOUR
     all_ = GPU_DAYS * HOURS
     first, ours = (sum(one[name].useful for one in days) for name in (PLAIN, OURS))
-    lost = {name: sum(one[name].lost for one in days) for name in (YOUNG, OURS, FORESEEN)}
+    lost = {name: sum(one[name].lost for one in days) for name in (YOUNG, OURS)}
     gave = {name: sum(one[name].gave_way for one in days) for name in lost}
     less = f"{100 * (lost[OURS] / lost[YOUNG] - 1):+.0f} %" if lost[YOUNG] else ""
     waited = {name: [wait for one in days for wait in one[name].waited] for name in (YOUNG, OURS)}

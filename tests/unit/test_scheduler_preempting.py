@@ -166,3 +166,17 @@ def test_whom_one_of_a_higher_priority_lets_save_gives_way_to_nobody_else_meanwh
     state.queue.drop("top")
     state.in_vain = {}
     assert [one.task_id for one in plan(state, NOW).clearings] == ["middle"]
+
+
+def test_one_whose_time_to_wait_is_over_does_not_wait_for_another_s() -> None:
+    """Who comes first by its share and may still wait keeps nobody from asking who is of its rank."""
+    low = [running(f"low-{n}", {f"w{n}": (0,)}, 9000) for n in range(2)]
+    soon = Waiting("soon", Needs(1, 0), 5, age=1, queued_at=NOW, strategy="a")
+    late = Waiting("late", Needs(1, 0), 5, age=2, strategy="b")
+    state, asked = a_state([a_host(f"w{n}", gpus=1) for n in range(2)], [soon, late], low), list[str]()
+    for _ in range(3):
+        found = plan(state, NOW)
+        state.put_off, state.in_vain, state.held = found.put_off, found.in_vain, found.held
+        asked += [one.task_id for one in found.clearings]
+    assert "soon" in state.put_off
+    assert asked[:1] == ["late"]

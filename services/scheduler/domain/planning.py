@@ -7,6 +7,7 @@ more than an hour, so that nobody waits for ever under tasks of a higher priorit
 """
 
 from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
 from heapq import heapify, heappop, heappush
 from itertools import islice
 
@@ -36,7 +37,7 @@ TRIES = 1
 VAIN = 5.0
 """Seconds for which nobody looks again where nothing could be cleared."""
 AGAIN = 1.0
-"""The same where it is put off: somebody may have saved meanwhile."""
+"""Seconds after which one that has that put off is looked at again: somebody may have saved meanwhile."""
 LOOKED_AT = 50
 """Tasks of those that have waited longest that one pass looks at for the turn."""
 
@@ -224,7 +225,9 @@ class _Pass:
         """Return whether it is worth a look if others could give their places up for a task."""
         if by_turn or waiting.priority <= self.lowest or self.tries >= TRIES:
             return False
-        mine = waiting.needs
+        put, mine = self.put_off.get(waiting.task_id), waiting.needs
+        if put is not None and self.now - put.seen < AGAIN:
+            return False
         return not any(
             waiting.priority <= priority and all(more >= less for more, less in zip(mine, needs, strict=True))
             for priority, needs in self.in_vain
@@ -246,11 +249,10 @@ class _Pass:
                 self._take(waiting, clearing)
                 return
             self.put_off.pop(waiting.task_id, None)
-            looked = self.now
             if clearing is not None:
-                self.put_off[waiting.task_id] = clearing
-                looked += min(AGAIN, clearing.at - self.now) - VAIN
-            self.in_vain[waiting.priority, waiting.needs] = looked
+                self.put_off[waiting.task_id] = replace(clearing, seen=self.now)
+            else:
+                self.in_vain[waiting.priority, waiting.needs] = self.now
         if self.head is None and hold is not None:
             self._hold(hold)
 

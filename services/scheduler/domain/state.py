@@ -134,6 +134,8 @@ class Clearing:
     """Until when it is put off, if it is: by then less is lost."""
     after: str | None = None
     """The run that it is put off for: it saves by then, or ends."""
+    seen: float = 0.0
+    """When that was found last."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from services.scheduler.domain.plans import Plan
 from services.scheduler.domain.pool import Needs, Room
 from services.scheduler.domain.preempting import may_take, protected_until
 from services.scheduler.domain.queue import Waiting
-from services.scheduler.domain.state import RESTART, Policy, Run
+from services.scheduler.domain.state import RESTART, Clearing, Policy, Run
 from tests.scheduling_kit import NOW, a_host, a_run, a_state
 from tests.scheduling_simulation import Job, Simulation
 
@@ -156,7 +156,7 @@ def test_whom_one_of_a_higher_priority_lets_save_gives_way_to_nobody_else_meanwh
     top, stays = Waiting("top", Needs(8, 0), 9), a_run("stays", [("w0", Room(tuple(range(8)), 0.0))], priority=9)
     hosts = [a_host("w0", cpus=64, gpus=8), a_host("w1", cpus=64, gpus=4)]
     state = a_state(hosts, [top, high, middle], [low, stays])
-    asked = []
+    asked = list[Clearing]()
     for _ in range(3):  # it looks for one task at a time
         found = plan(state, NOW)
         state.put_off, state.in_vain, state.held = found.put_off, found.in_vain, found.held

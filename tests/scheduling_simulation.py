@@ -45,19 +45,13 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class PlayedRun(Run):
-    """A run whose checkpoints are counted, not heard of."""
+    """A run of the simulation."""
 
-    every: float = math.inf
-    starting: float = 0.0
     youngest: bool = False
     """Lets those go first that have run for the shortest time, whatever they lose."""
 
     def lost_work(self, now: float) -> float:
         return max(0.0, now - self.since) if self.youngest else Run.lost_work(self, now)
-
-    def unsaved(self, now: float) -> float:
-        trained = max(0.0, now - self.since - self.starting)
-        return math.fmod(trained, self.every) if trained >= self.every else max(0.0, now - self.since)
 
 
 @dataclass
@@ -71,11 +65,15 @@ class Told:
     lost: float = 0.0
     """GPU-seconds that it had and that came to nothing, because it gave its place up."""
     gave_way_to: list[str] = field(default_factory=list)
+    saves_every: float = UNKNOWN
+    """Seconds between its last two checkpoints."""
 
 
 Planner = Callable[[State, float], Plan]
 SAVING = 10.0
 """Seconds that a checkpoint on request takes."""
+SWEEP = 10.0
+"""Seconds after which a pass looks again while something is put off; the real one follows every second."""
 
 
 class Simulation:
@@ -109,6 +107,7 @@ class Simulation:
         """The start that was promised to a task when it was first in the order, latest."""
         self.busy_gpus: list[tuple[float, int]] = [(0.0, 0)]
         self.passes = 0
+        self._swept = -1.0
         self._events: list[tuple[float, int, str, str]] = []
         self._number = 0
         self._last, self._in_a_row = -1.0, 0
@@ -180,6 +179,17 @@ class Simulation:
         self.state.drop_run(name, now)
         self._arrives(name, now)
 
+    def _saves(self, key: str, now: float) -> None:
+        """A run that does not save when it is asked has saved; what it costs to lose it is another one now."""
+        name, _, attempt = key.rpartition("#")
+        run, told = self.state.runs.get(name), self.told[name]
+        if run is None or run.attempt != int(attempt) or run.gives_way_to is not None:
+            return
+        told.saves_every = now - max(run.since, run.saved_at)
+        self.state.drop_run(name, now)
+        self.state.add_run(replace(run, saved_at=now, saves_every=told.saves_every), now)
+        self._at(now + self.jobs[name].every, "saves", key)
+
     def _wakes(self, name: str, now: float) -> None:
         """Nothing but a pass."""
 
@@ -200,6 +210,7 @@ class Simulation:
             for victim in clearing.victims:
                 self._ask(victim, clearing.task_id, now)
         state.held, state.in_vain, state.kept = found.held, found.in_vain, found.kept
+        state.put_off = found.put_off
         if found.held is not None and found.held.starts < UNKNOWN:
             self.promised.setdefault(found.held.task_id, found.held.starts)
         turns = [seat.by_turn for seat in found.seats]
@@ -210,6 +221,9 @@ class Simulation:
             check_state(state, self.hosts)
         if found.more:
             self._at(now, "wakes", "")
+        elif found.put_off and self._swept <= now:
+            self._swept = min(now + SWEEP, *(put.at for put in found.put_off.values() if put.at > now))
+            self._at(self._swept, "wakes", "")
 
     def _start(self, name: str, parts: Sequence[tuple[str, Room]], now: float, guest_of: str | None) -> None:
         job, told = self.jobs[name], self.told[name]
@@ -233,11 +247,12 @@ class Simulation:
             spares=frozenset(told.gave_way_to),
             guest_of=guest_of,
             heeds_stop=job.saves_on_stop,
-            every=job.every,
-            starting=self.starting,
+            saves_every=told.saves_every,
             youngest=self.youngest,
         )
         self.state.add_run(run, now)
+        if not job.saves_on_stop and job.every < UNKNOWN:
+            self._at(now + self.starting + job.every, "saves", f"{name}#{attempt}")
         self._at(self._end_of(run), "ends", f"{name}#{attempt}")
 
     def _ask(self, victim: str, claimer: str, now: float) -> None:
@@ -283,6 +298,9 @@ def check_state(state: State, hosts: Mapping[str, Host]) -> None:
 def check_plan(state: State, found: Plan, jobs: Mapping[str, Job], now: float) -> None:
     """Assert that nobody who fits waits, and that nobody waits for one of a lower priority that was let in."""
     given = {seat.task_id for seat in found.seats}
+    for name, put in found.put_off.items():
+        waiting = state.queue.waiting[name]
+        assert now < put.at <= waiting.queued_at + state.policy.forbearance, "nobody waits longer for others' work"
     if found.more:
         return
     left = dict(state.pool.room)

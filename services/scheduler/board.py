@@ -307,6 +307,7 @@ def run_of(found: Document, past: Mapping[str, float], now: float) -> Run:
         strategy=config.get("strategy") or NO_TENANT,
         since=since,
         saved_at=_seconds(found["saved_at"]) if found.get("saved_at") else 0.0,
+        saves_every=found.get("saves_every") or UNKNOWN,
         ends=ends,
         basis=basis,
         preemptible=config.get("preemptible", True),

@@ -8,9 +8,9 @@ from aiokafka.partitioner import DefaultPartitioner
 
 from services.scheduler.board import Board, Seated, Standing
 from services.scheduler.domain.planning import plan
-from services.scheduler.domain.plans import Clearing, Plan, Seat
+from services.scheduler.domain.plans import Plan, Seat
 from services.scheduler.domain.queue import Reason
-from services.scheduler.domain.state import Policy
+from services.scheduler.domain.state import Clearing, Policy
 from services.scheduler.domain.tasks import waits_for_worker
 from services.scheduler.leases import Leases, Ref
 from services.scheduler.members import (
@@ -95,6 +95,7 @@ class Passes:
                 protected=self.settings.protected,
                 patience=self.settings.preempt_grace,
                 grace=self.settings.preempt_grace,
+                forbearance=self.settings.forbearance,
                 overdue=self.settings.overdue,
             ),
         )
@@ -153,6 +154,7 @@ class Passes:
     def _remember(self, found: Plan) -> None:
         state = self.board.state
         state.held, state.in_vain, state.kept = found.held, found.in_vain, found.kept
+        state.put_off = found.put_off
         turns = [seat.by_turn for seat in found.seats]
         state.turns = state.turns + len(turns) if True not in turns else len(turns) - 1 - turns.index(True)
 

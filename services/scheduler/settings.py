@@ -21,6 +21,9 @@ class SchedulerSettings(EnvironmentSettings):
     ended_after: float = Field(60, description="A placement that its worker lists as ended is lost after this.")
     stop_grace: float = Field(10, description="Time that a run has to end by itself when it is asked to.")
     preempt_grace: float = Field(30, description="The same for one whose place is needed for another task.")
+    forbearance: float = Field(
+        600, description="Longest wait of a task for others to save, or to end, before they lose work for it."
+    )
     protected: float = Field(
         60, description="One that gave its place up keeps the next for so long; then 3, 7, 15 times it."
     )

@@ -49,6 +49,8 @@ class Entry:
     """Since when it has waited without a break."""
     saved_at: datetime | None = None
     """When we heard of the newest checkpoint."""
+    saves_every: float | None = None
+    """Seconds from the checkpoint before it, or from the start, to the newest one that nobody had asked for."""
     gives_way_to: str | None = None
     """The task that its place is being cleared for."""
     gave_way: int = 0
@@ -129,6 +131,9 @@ async def changed_entry(reader: Reader, task: TaskDocument, now: datetime) -> tu
     entry, before = _entry(found, task), found["task"]
     newest = [one["manifest"] for one in before.get("checkpoints", ())[:1]]
     if [one.manifest for one in task.checkpoints[:1]] != newest:
+        before_it = entry.saved_at or entry.assigned_at
+        if before_it is not None and entry.asked is None:
+            entry = replace(entry, saves_every=(now - before_it).total_seconds())
         entry = replace(entry, saved_at=now)
     return entry, task.status is TaskStatus.COMPLETED and before["status"] != TaskStatus.COMPLETED
 
@@ -172,6 +177,7 @@ async def save_entry(tx: Transaction, entry: Entry) -> None:
         "lost_on": entry.lost_on,
         "queued_at": entry.queued_at,
         "saved_at": entry.saved_at,
+        "saves_every": entry.saves_every,
         "gives_way_to": entry.gives_way_to,
         "gave_way": entry.gave_way,
         "spares": list(entry.spares),
@@ -268,6 +274,7 @@ def _entry(found: dict[str, Any], task: TaskDocument | None = None) -> Entry:
         lost_on=found.get("lost_on"),
         queued_at=_moment(found.get("queued_at")),
         saved_at=_moment(found.get("saved_at")),
+        saves_every=found.get("saves_every"),
         gives_way_to=found.get("gives_way_to"),
         gave_way=found.get("gave_way", 0),
         spares=tuple(found.get("spares", ())),

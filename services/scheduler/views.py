@@ -265,7 +265,8 @@ def simulated(board: Board, wish: Simulate) -> Simulated:
     for seat in found.seats:
         if seat.task_id == NOT_SUBMITTED:
             return Simulated(starts_now=True, parts=parts_of(seat.parts))
-    victims = [name for one in found.clearings if one.task_id == NOT_SUBMITTED for name in one.victims]
+    those = [*found.clearings, *found.put_off.values()]
+    victims = [name for one in those if one.task_id == NOT_SUBMITTED for name in one.victims]
     return Simulated(starts_now=False, preempts=victims, why=why(board.state, waiting, now, board.names))
 
 

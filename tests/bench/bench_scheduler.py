@@ -7,7 +7,7 @@ Trace: the same pass over simulated days of a cluster (``cluster_trace.py`` says
 
 - first come, first served: strict order of arrival; all wait behind the first that does not fit. No priorities, no
   preemption, nothing thrown away; it packs workers as we do.
-- youngest first: this scheduler, but those give way who have run for the shortest time, asked to save as well.
+- youngest first: this scheduler, but those give way at once who have run for the shortest time, asked to save too.
 
 Useful GPU time: steps of jobs that do not fail, each step counted once, as a share of all GPUs. So starting (30 s
 each time), what was lost by giving way, failed jobs, and places that stand empty for a large job are not useful.
@@ -28,13 +28,15 @@ from pathlib import Path
 from services.scheduler.domain.planning import plan
 from services.scheduler.domain.plans import Plan
 from services.scheduler.domain.queue import Waiting
-from services.scheduler.domain.state import LIMIT, UNKNOWN, Run, State
+from services.scheduler.domain.state import LIMIT, UNKNOWN, Policy, Run, State
 from tests.bench.cluster_trace import HOUR, a_cluster, a_job, a_trace, bound
 from tests.bench.figures import say, spread
 from tests.scheduling_simulation import Planner, Simulation, first_come_first_served
 
 DECISIONS = 400
-SEEDS, HOURS, STARTING = 5, 24.0, 30.0
+HOURS, STARTING = 24.0, 30.0
+GPU_DAYS = 768
+"""Of each row: a day of a small cluster alone says little, for a few runs lose most."""
 SIZES, LOADS = (64, 128, 256), (0.9, 1.1, 1.3)
 URGENT = 5
 PLAIN, OURS, YOUNG = "first come, first served", "this scheduler", "youngest first"
@@ -56,6 +58,7 @@ def a_state(waiting: int, seed: int) -> State:
 def take(state: State, found: Plan, now: float) -> None:
     """Do what a plan says."""
     state.held, state.in_vain, state.kept = found.held, found.in_vain, found.kept
+    state.put_off = found.put_off
     for clearing in found.clearings:
         for victim in clearing.victims:
             run = state.drop_run(victim, now)
@@ -142,11 +145,22 @@ def day(gpus: int, seed: int, load: float) -> dict[str, Simulation]:
     """Play one day with each way of placing."""
     jobs, cluster, until = a_trace(seed, gpus, HOURS, load), a_cluster(gpus // 8), HOURS * HOUR
 
-    def play(*, youngest: bool = False, planner: Planner = plan) -> Simulation:
-        played = Simulation(cluster, jobs, planner=planner, youngest=youngest, starting=STARTING, checked=False)
-        return played.run(until)
+    def play(*, planner: Planner = plan, youngest: bool = False) -> Simulation:
+        return Simulation(
+            cluster,
+            jobs,
+            planner=planner,
+            policy=Policy(forbearance=0) if youngest else None,
+            youngest=youngest,
+            starting=STARTING,
+            checked=False,
+        ).run(until)
 
-    return {PLAIN: play(planner=first_come_first_served), OURS: play(), YOUNG: play(youngest=True)}
+    return {
+        PLAIN: play(planner=first_come_first_served),
+        OURS: play(),
+        YOUNG: play(youngest=True),
+    }
 
 
 def told_by(played: Simulation) -> Day:
@@ -161,10 +175,10 @@ def told_by(played: Simulation) -> Day:
     )
 
 
-def trace(folder: Path | None, seed: int) -> None:
-    """Measure useful GPU time, and what preemption loses, over days of clusters of three sizes, at three loads."""
+def trace(folder: Path | None, seed: int, sizes: Sequence[int]) -> None:
+    """Measure useful GPU time, and what preemption loses, over days of clusters of each size, at each load."""
     sys.stdout.write(TABLE)
-    for gpus in SIZES:
+    for gpus in sizes:
         for load in LOADS:
             sys.stdout.write(row(gpus, load, seed))
             sys.stdout.flush()
@@ -174,22 +188,22 @@ def trace(folder: Path | None, seed: int) -> None:
 
 
 TABLE = f"""
-{SEEDS} days of each. Goals: +30 % useful, -60 % lost. GPU hours are of all days together; waits: mean / p95.
+{GPU_DAYS} GPU days of each. Goals: +30 % useful, -60 % lost. y.: youngest first. Waits: mean / p95 / p99.
 
-| GPUs | load | bound | first come | ours | gain | most | lost, youngest | lost, ours | less | waits, y. | ours |
+| GPUs | load | bound | first come | ours | gain | most | lost, y. | ours | less | waits, y. | ours |
 |--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|
 """
 
 
 def row(gpus: int, load: float, seed: int) -> str:
     """Return a row of the table: the same days, each way of placing."""
-    seeds = range(seed, seed + SEEDS)
+    seeds = range(seed, seed + GPU_DAYS // gpus)
     days = [{name: told_by(one) for name, one in day(gpus, each, load).items()} for each in seeds]
     most = sum(bound(a_trace(each, gpus, HOURS, load), gpus, HOURS) for each in seeds) / HOUR
-    all_ = SEEDS * gpus * HOURS
+    all_ = GPU_DAYS * HOURS
     first, ours = (sum(one[name].useful for one in days) for name in (PLAIN, OURS))
     lost = {name: sum(one[name].lost for one in days) for name in (YOUNG, OURS)}
-    gave = {name: sum(one[name].gave_way for one in days) for name in (YOUNG, OURS)}
+    gave = {name: sum(one[name].gave_way for one in days) for name in lost}
     less = f"{100 * (lost[OURS] / lost[YOUNG] - 1):+.0f} %" if lost[YOUNG] else ""
     waited = {name: [wait for one in days for wait in one[name].waited] for name in (YOUNG, OURS)}
     cells = [
@@ -198,7 +212,7 @@ def row(gpus: int, load: float, seed: int) -> str:
         *(f"{100 * share / all_:.1f} %" for share in (most, first, ours)),
         f"{100 * (ours / first - 1):+.0f} %",
         f"{100 * (most / first - 1):+.0f} %",
-        *(f"{lost[name]:.0f} h by {gave[name]}" for name in (YOUNG, OURS)),
+        *(f"{lost[name]:.0f} h by {gave[name]}" for name in lost),
         less,
         *(_waits(waited[name]) for name in (YOUNG, OURS)),
     ]
@@ -206,7 +220,8 @@ def row(gpus: int, load: float, seed: int) -> str:
 
 
 def _waits(waited: Sequence[float]) -> str:
-    return f"{statistics.fmean(waited):.0f} / {statistics.quantiles(waited, n=20)[18]:.0f} s"
+    parts = statistics.quantiles(waited, n=100)
+    return f"{statistics.fmean(waited):.0f} / {parts[94]:.0f} / {parts[98]:.0f} s"
 
 
 def plot_slope(folder: Path, sizes: tuple[int, ...], p99s: list[float], fulls: list[float]) -> None:
@@ -243,13 +258,14 @@ def main() -> None:
     parser.add_argument("folder", nargs="?", type=Path, help="where plots go")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", choices=("decisions", "trace"))
+    parser.add_argument("--gpus", type=int, nargs="*", default=SIZES, help="sizes of clusters")
     options = parser.parse_args(sys.argv[1:])
     if options.folder is not None:
         options.folder.mkdir(parents=True, exist_ok=True)
     if options.only != "trace":
         decisions(options.folder)
     if options.only != "decisions":
-        trace(options.folder, options.seed)
+        trace(options.folder, options.seed, options.gpus)
 
 
 if __name__ == "__main__":

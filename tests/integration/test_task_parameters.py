@@ -226,6 +226,11 @@ async def test_what_is_important_is_confirmed_and_what_no_run_has_seen_goes_with
         ("tests", "tests"),
         ("tests", "somebody-else"),
     ]
+    refused = await desk.change(task_id, depth=2.5)
+    assert (refused.status_code, refused.json()["errors"][0]) == (
+        422,
+        {"path": "parameters.depth", "message": "must be a whole number like 2 (got 2.5)"},
+    )
     stale = (await desk.change(task_id, lr=0.4)).json()["confirm"]
     assert (await desk.change(task_id, depth=5)).json()["revision"] == 3, "what is not important needs no word"
     assert "changed meanwhile" in (await desk.change(task_id, lr=0.4, confirm=stale)).json()["detail"]

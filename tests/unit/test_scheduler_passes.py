@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from services.scheduler.domain.why import why
 from services.scheduler.handlers import Handlers
 from services.scheduler.leases import Leases
 from services.scheduler.passes import Passes
@@ -19,7 +20,7 @@ from trainwright.contracts.command import RunAttempt, StopAttempt
 from trainwright.contracts.failure import FailureClass
 from trainwright.contracts.pulse import WorkerHeartbeat
 from trainwright.contracts.queue import PlacementState
-from trainwright.contracts.task import Repair, TaskStatus
+from trainwright.contracts.task import Repair, StopKind, TaskPhase, TaskStatus
 from trainwright.contracts.task_config import TaskConfig
 from trainwright.contracts.worker import AttemptRef, WorkerDocument, WorkerRegistered
 from trainwright.runtime.kafka import Kafka
@@ -75,6 +76,16 @@ class Scheduler:
         rows = await self.store.outbox_pending("event", 100)
         async with self.store.transaction() as tx:
             await tx.mark_sent([row.seq for row in rows], self.clock.now())
+
+    async def commands(self, kind: type[Event]) -> list[Any]:
+        """Return the commands that a pass has sent since this was asked last."""
+        rows = await self.store.outbox_pending("event", 100)
+        await self.is_sent()
+        return [
+            kind.model_validate_json(row.value)
+            for row in rows
+            if dict(row.headers)["ce_type"].count(kind.__name__)
+        ]
 
     async def holds_a_place(self) -> bool:
         """Return whether the task holds a place."""
@@ -200,3 +211,33 @@ async def test_what_a_worker_says_of_a_run_s_habits_counts_when_places_are_neede
     await scheduler.hear(beat.model_copy(update={"heeding": []}))
     scheduler.passes.board.forget()
     assert (await scheduler.passes.look()).state.runs[TASK].heeds_stop, "another one who leads knows it too"
+
+
+async def test_a_run_whose_checkpoint_is_due_is_asked_to_go_once_it_has_saved(scheduler: Scheduler) -> None:
+    config = TaskConfig(recipe="script", resource_requirements={"cpu": 4})
+    at_work: dict[str, Any] = {"attempt": 1, "worker_id": "w", "phase": TaskPhase.TRAINING}
+    saved = [Checkpoint(step=step, attempt=1, manifest=f"{step:064x}", saved_at=MOMENT) for step in (2, 1)]
+
+    async def asked() -> list[StopAttempt]:
+        await scheduler.live(1, [KNOWN])
+        await scheduler.passes.place()
+        return await scheduler.commands(StopAttempt)
+
+    await scheduler.hear(task_event(config=config))
+    assert await asked() == []
+    await scheduler.live(100, [KNOWN])
+    await scheduler.hear(task_event(version=2, config=config, checkpoints=saved[1:], **at_work))
+    await scheduler.hear(task_event(version=3, config=config, checkpoints=saved[1:], **at_work))
+    scheduler.passes.board.forget()  # another one who leads knows when the next is due
+    await scheduler.live(60, [KNOWN])
+    await scheduler.hear(task_event(2, config=config.model_copy(update={"priority": 5})))
+    assert await asked() == []
+    board = await scheduler.passes.look()
+    (waiting,) = board.state.queue.waiting.values()
+    says = f"{TASK} saves its next checkpoint and gives its place up, expected within 49 s"
+    assert why(board.state, waiting, board.now(), {}).unblocked_by[0] == says
+    await scheduler.live(39, [KNOWN])
+    assert await asked() == []
+    await scheduler.hear(task_event(version=4, config=config, checkpoints=saved, **at_work))
+    (stop,) = await asked()
+    assert (stop.task_id, stop.kind) == (TASK, StopKind.PREEMPT)

@@ -1,5 +1,6 @@
 """Giving way: who is asked, what is lost by it, and that those who leave do not leave in vain."""
 
+from dataclasses import replace
 from itertools import combinations
 
 import pytest
@@ -11,7 +12,7 @@ from services.scheduler.domain.plans import Plan
 from services.scheduler.domain.pool import Needs, Room
 from services.scheduler.domain.preempting import may_take, protected_until
 from services.scheduler.domain.queue import Waiting
-from services.scheduler.domain.state import RESTART, Policy, Run
+from services.scheduler.domain.state import RESTART, Clearing, Policy, Run
 from tests.scheduling_kit import NOW, a_host, a_run, a_state
 from tests.scheduling_simulation import Job, Simulation
 
@@ -99,9 +100,83 @@ def test_what_the_first_to_leave_left_is_there_when_the_last_has_gone(turn: int)
     small = [Job(f"small-{n}", Needs(2), 3000, arrives=at) for n, at in enumerate((50, 102))]
     fourth = Job("fourth", Needs(0), 1, arrives=105)  # after it comes the turn of who has waited longest
     hosts = [a_host(name, cpus=64, gpus=4) for name in ("w1", "w2", "w3")]
-    policy = Policy(turn=turn, overdue=5, grace=30, patience=0)
+    policy = Policy(turn=turn, overdue=5, grace=30, patience=0, forbearance=0)
     told = Simulation(hosts, [saves, deaf, brief, high, fourth, *small], policy=policy).run().told
     assert told["fourth"].started == [105]
     assert told["high"].started == [131], "the grace of the last"
     assert told["saves"].gave_way_to == told["deaf"].gave_way_to == ["high"]
     assert min(told[job.name].started[0] for job in small) == 181
+
+
+@pytest.mark.parametrize(
+    ("low", "arrives", "starts"),
+    [
+        pytest.param(Job("low", Needs(4), 9000), 5000, 5010, id="saves-when-asked"),
+        pytest.param(
+            Job("low", Needs(4), 9000, every=100, saves_on_stop=False), 180, 230, id="its-next-checkpoint"
+        ),
+        pytest.param(Job("low", Needs(4), 9000, every=400, saves_on_stop=False), 780, 830, id="it-is-due-at-800"),
+        pytest.param(
+            Job("low", Needs(4), 9000, every=2000, saves_on_stop=False), 2010, 2050, id="as-long-as-since-it-saved"
+        ),
+        pytest.param(Job("low", Needs(4), 9000, saves_on_stop=False), 140, 270, id="as-long-as-it-had-worked"),
+        pytest.param(Job("low", Needs(4), 9000, saves_on_stop=False), 5000, 5330, id="no-longer-than-the-bound"),
+        pytest.param(Job("low", Needs(4), 9000, limit=5040, saves_on_stop=False), 5000, 5040, id="its-end"),
+    ],
+)
+def test_one_that_needs_a_place_lets_another_save_first_within_a_bound(
+    low: Job, arrives: float, starts: float
+) -> None:
+    """All of one worker; who does not save when asked is killed after a grace of 30 s."""
+    high = Job("high", Needs(4), 50, arrives=arrives, priority=1)
+    if low.limit is not None:
+        low = replace(low, work=low.limit)
+    policy = Policy(forbearance=300, patience=0)
+    told = Simulation([a_host(gpus=4)], [low, high], policy=policy).run(until=6000).told
+    assert told["high"].started == [starts]
+    if low.every < 9000:
+        assert told["low"].lost <= 4 * (30 + 2 * 10), "its grace, and twice what was not saved, if it was little"
+
+
+def test_whose_turn_it_is_may_have_others_give_their_places_up_as_before() -> None:
+    """The places that its turn keeps for it are no reason to leave those there who run."""
+    low = [Job(f"low-{n}", Needs(4), 5000, saves_on_stop=False) for n in range(2)]
+    high = Job("high", Needs(4, members=2), 50, arrives=101, priority=1)
+    looks = [Job(f"look-{n}", Needs(0), 1, arrives=102 + n) for n in range(6)]
+    policy = Policy(turn=4, overdue=5, grace=30, patience=0, forbearance=60)
+    hosts = [a_host(name, cpus=64, gpus=4) for name in ("w1", "w2")]
+    told = Simulation(hosts, [*low, high, *looks], policy=policy).run().told
+    assert told["high"].started == [191], "after its forbearance and their grace"
+
+
+def test_whom_one_of_a_higher_priority_lets_save_gives_way_to_nobody_else_meanwhile() -> None:
+    low = running("low", {"w1": (0, 1, 2, 3)}, 9000)
+    low = replace(low, saved_at=NOW - 60, saves_every=100)
+    high, middle = Waiting("high", Needs(4, 0), 5, queued_at=NOW), Waiting("middle", Needs(2, 0), 1)
+    top, stays = Waiting("top", Needs(8, 0), 9), a_run("stays", [("w0", Room(tuple(range(8)), 0.0))], priority=9)
+    hosts = [a_host("w0", cpus=64, gpus=8), a_host("w1", cpus=64, gpus=4)]
+    state = a_state(hosts, [top, high, middle], [low, stays])
+    asked = list[Clearing]()
+    for _ in range(3):  # it looks for one task at a time
+        found = plan(state, NOW)
+        state.put_off, state.in_vain, state.held = found.put_off, found.in_vain, found.held
+        asked += found.clearings
+    assert ([*state.put_off], asked) == (["high"], [])
+    state.queue.drop("high")
+    state.queue.drop("top")
+    state.in_vain = {}
+    assert [one.task_id for one in plan(state, NOW).clearings] == ["middle"]
+
+
+def test_one_whose_time_to_wait_is_over_does_not_wait_for_another_s() -> None:
+    """Who comes first by its share and may still wait keeps nobody from asking who is of its rank."""
+    low = [running(f"low-{n}", {f"w{n}": (0,)}, 9000) for n in range(2)]
+    soon = Waiting("soon", Needs(1, 0), 5, age=1, queued_at=NOW, strategy="a")
+    late = Waiting("late", Needs(1, 0), 5, age=2, strategy="b")
+    state, asked = a_state([a_host(f"w{n}", gpus=1) for n in range(2)], [soon, late], low), list[str]()
+    for _ in range(3):
+        found = plan(state, NOW)
+        state.put_off, state.in_vain, state.held = found.put_off, found.in_vain, found.held
+        asked += [one.task_id for one in found.clearings]
+    assert "soon" in state.put_off
+    assert asked[:1] == ["late"]

@@ -14,7 +14,7 @@ from tests.scheduling_kit import a_host
 from tests.scheduling_simulation import Job, Simulation
 
 GIB = 2**30
-QUICK = Policy(protected=30, patience=5, grace=20, overdue=500, turn=4)
+QUICK = Policy(protected=30, patience=5, grace=20, forbearance=40, overdue=500, turn=4)
 
 
 @st.composite
@@ -143,9 +143,9 @@ def test_of_those_who_could_give_way_the_one_with_the_least_to_lose_does() -> No
 def test_a_task_that_will_have_its_place_soon_takes_nobody_s() -> None:
     ending = Job("ending", Needs(4), 100, limit=100)
     high = Job("high", Needs(4), 50, arrives=80, priority=1)
-    played = Simulation([a_host(gpus=4)], [ending, high], policy=QUICK).run()
+    played = Simulation([a_host(gpus=4)], [ending, high], policy=Policy(patience=5, forbearance=0)).run()
     assert played.told["ending"].gave_way_to == ["high"], "20 s are more than its patience"
-    patient = Simulation([a_host(gpus=4)], [ending, high], policy=Policy(patience=30)).run()
+    patient = Simulation([a_host(gpus=4)], [ending, high], policy=Policy(patience=30, forbearance=0)).run()
     assert patient.told["ending"].gave_way_to == []
     assert patient.told["high"].started == [100]
 

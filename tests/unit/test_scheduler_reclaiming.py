@@ -115,19 +115,10 @@ async def decide(scheduler: Scheduler, **wish: Any) -> list[Event]:
     return list(events)
 
 
-async def commands(scheduler: Scheduler, kind: type[Event]) -> list[Any]:
-    """Return the commands that a pass has sent since this was asked last."""
-    rows = await scheduler.store.outbox_pending("event", 100)
-    await scheduler.is_sent()
-    return [
-        kind.model_validate_json(row.value) for row in rows if dict(row.headers)["ce_type"].count(kind.__name__)
-    ]
-
-
 async def placed(scheduler: Scheduler, number: int) -> bool:
     await scheduler.hear(task_event(number, **OF_VISION))
     await scheduler.passes.place()
-    return len(await commands(scheduler, RunAttempt)) == 1
+    return len(await scheduler.commands(RunAttempt)) == 1
 
 
 async def test_runs_over_a_lowered_quota_save_and_wait_if_that_is_asked_for(scheduler: Scheduler) -> None:
@@ -169,6 +160,6 @@ async def test_what_a_standby_was_asked_for_holds_for_the_leader(scheduler: Sche
     assert not await placed(scheduler, 2)
     await tell((await decide(standby, max_workers=2))[0])
     await scheduler.passes.place()
-    assert len(await commands(scheduler, RunAttempt)) == 1
+    assert len(await scheduler.commands(RunAttempt)) == 1
     _, *stops = await decide(standby, max_workers=1, reclaim=True)
     assert len(stops) == 1, "it has looked again who runs by now"

@@ -1,5 +1,7 @@
 """Why a task waits: what blocks it is named, what would unblock it is told, an estimate says what it rests on."""
 
+from typing import Any
+
 import pytest
 
 from services.scheduler.domain.planning import plan
@@ -109,3 +111,23 @@ def test_the_position_counts_who_goes_first_by_priority_share_and_age() -> None:
     ]
     state = a_state([a_host()], queue, [run])
     assert [asked(state, name).position for name in ("high", "idle", "old", "low")] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("saves", "says"),
+    [
+        (
+            {"saved_at": NOW - 60, "saves_every": 100},
+            "r saves its next checkpoint and gives its place up, expected within 50 s",
+        ),
+        ({"ends": NOW + 40, "basis": LIMIT}, "r ends, expected within 40 s"),
+        ({}, "r gives way: without a checkpoint until then, within 600 s all the same"),
+    ],
+)
+def test_one_that_lets_another_save_first_is_told_for_what_it_waits(saves: dict[str, Any], says: str) -> None:
+    run = a_run("r", [("worker-1", Room((0, 1), 0))], since=NOW - 9000, **saves)
+    state = a_state([a_host(gpus=2)], [Waiting("a", Needs(2), 5, queued_at=NOW)], [run])
+    found = plan(state, NOW)
+    assert found.clearings == []
+    state.put_off = found.put_off
+    assert asked(state, "a").unblocked_by[0] == says

@@ -6,10 +6,9 @@ when the last has gone: else somebody else takes it, and all of them have left i
 
 from collections.abc import Collection, Iterator, Sequence
 
-from services.scheduler.domain.plans import Clearing
 from services.scheduler.domain.pool import View
 from services.scheduler.domain.queue import Waiting
-from services.scheduler.domain.state import Hold, State, beside
+from services.scheduler.domain.state import Clearing, Hold, State, beside
 
 
 def claimants(state: State) -> Iterator[Waiting]:

@@ -7,11 +7,10 @@ head waits for guests no longer than their grace: once nothing else is in its wa
 
 from collections.abc import Collection, Iterable
 
-from services.scheduler.domain.plans import Clearing
 from services.scheduler.domain.pool import Room, View
 from services.scheduler.domain.preempting import Victims, cheapest, fewest
 from services.scheduler.domain.queue import Waiting
-from services.scheduler.domain.state import UNKNOWN, Hold, State
+from services.scheduler.domain.state import UNKNOWN, Clearing, Hold, State
 
 Releases = list[tuple[float, str, Room]]
 

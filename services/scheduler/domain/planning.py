@@ -7,12 +7,14 @@ more than an hour, so that nobody waits for ever under tasks of a higher priorit
 """
 
 from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
 from heapq import heapify, heappop, heappush
 from itertools import islice
 
 from services.scheduler.domain import claims
-from services.scheduler.domain.guests import clear_guests, may_lend, without_guests
-from services.scheduler.domain.plans import Clearing, Plan, Seat
+from services.scheduler.domain.guests import clear_guests, may_lend
+from services.scheduler.domain.heads import first_start
+from services.scheduler.domain.plans import Plan, Seat
 from services.scheduler.domain.pool import Needs, Room, View
 from services.scheduler.domain.preempting import Able, able, clear
 from services.scheduler.domain.queue import (
@@ -26,7 +28,7 @@ from services.scheduler.domain.queue import (
     shape_of,
 )
 from services.scheduler.domain.shares import Ledger
-from services.scheduler.domain.state import LIMIT, UNKNOWN, Hold, Reservation, State, beside, earliest
+from services.scheduler.domain.state import LIMIT, UNKNOWN, Clearing, Hold, State
 from trainwright.contracts.queue import WaitClass
 
 BLOCKED = Reason(WaitClass.SLOTS, "waiting for a free place")
@@ -34,6 +36,8 @@ TRIES = 1
 """Tasks for which one pass looks for places that could be cleared; another pass follows at once."""
 VAIN = 5.0
 """Seconds for which nobody looks again where nothing could be cleared."""
+AGAIN = 1.0
+"""Seconds after which one that has that put off is looked at again: somebody may have saved meanwhile."""
 LOOKED_AT = 50
 """Tasks of those that have waited longest that one pass looks at for the turn."""
 
@@ -77,6 +81,8 @@ class _Pass:
         self.given: dict[str, list[tuple[float, str, Room]]] = {}
         """What seats of this pass give back, and when, by worker."""
         self.in_vain = {vain: at for vain, at in state.in_vain.items() if now - at < VAIN}
+        waits = state.queue.waiting
+        self.put_off = {name: put for name, put in state.put_off.items() if put.at > now and name in waits}
         self.tries = 0
         self.able: Able | None = None
         for reservation in state.reservations.values():
@@ -94,7 +100,7 @@ class _Pass:
             self._push(tops, strategy)
         more = bool(tops) or self.tries >= TRIES
         kept = claims.kept(self.state, self.seated, self.clearings)
-        return Plan(self.seats, self.reasons, self.clearings, self.head, more, self.in_vain, kept)
+        return Plan(self.seats, self.reasons, self.clearings, self.head, more, self.in_vain, self.put_off, kept)
 
     def _next_of(self, strategy: str) -> None:
         """Try the first of a strategy: after a place the next of its group follows, else the group is through."""
@@ -198,7 +204,8 @@ class _Pass:
         """Return a place in what is reserved for a task."""
         for reservation in self.state.reservations.values():
             worker_id = reservation.worker_id
-            if not self._is_open(reservation, waiting) or worker_id not in hosts or waiting.needs.members > 1:
+            is_open = reservation.until > self.now and reservation.is_for(waiting)
+            if not is_open or worker_id not in hosts or waiting.needs.members > 1:
                 continue
             left = self.state.left_of(reservation)
             for seat in self.seats:
@@ -210,10 +217,6 @@ class _Pass:
                 return Seat(waiting.task_id, ((worker_id, part),), reservation=reservation.reservation_id)
         return None
 
-    def _is_open(self, reservation: Reservation, waiting: Waiting) -> bool:
-        known = reservation.worker_id in self.state.pool.hosts
-        return known and reservation.until > self.now and reservation.is_for(waiting)
-
     def _may_block(self, waiting: Waiting, by_turn: bool) -> bool:
         """Return whether there may be something to keep, or to clear, for a task that does not fit."""
         return self.head is None or self._may_clear(waiting, by_turn)
@@ -222,7 +225,9 @@ class _Pass:
         """Return whether it is worth a look if others could give their places up for a task."""
         if by_turn or waiting.priority <= self.lowest or self.tries >= TRIES:
             return False
-        mine = waiting.needs
+        put, mine = self.put_off.get(waiting.task_id), waiting.needs
+        if put is not None and self.now - put.seen < AGAIN:
+            return False
         return not any(
             waiting.priority <= priority and all(more >= less for more, less in zip(mine, needs, strict=True))
             for priority, needs in self.in_vain
@@ -240,16 +245,22 @@ class _Pass:
         if self._may_clear(waiting, by_turn):
             self.tries += 1
             clearing = None if self._is_soon(waiting, hosts, hold) else self._clear(waiting, hosts)
-            if clearing is not None:
+            if clearing is not None and clearing.at <= self.now:
                 self._take(waiting, clearing)
                 return
-            self.in_vain[waiting.priority, waiting.needs] = self.now
+            self.put_off.pop(waiting.task_id, None)
+            if clearing is not None:
+                self.put_off[waiting.task_id] = replace(clearing, seen=self.now)
+            else:
+                self.in_vain[waiting.priority, waiting.needs] = self.now
         if self.head is None and hold is not None:
             self._hold(hold)
 
     def _take(self, waiting: Waiting, clearing: Clearing) -> None:
         self.clearings.append(clearing)
         self.gone |= {*clearing.victims}
+        self.holds = {name: self.holds[name] for name in self._kept_from(waiting)}
+        self.put_off.pop(waiting.task_id, None)
         self._hold(self._cleared(waiting, clearing.workers, clearing.victims))
 
     def _keep_claimed(self, waiting: Waiting) -> None:
@@ -264,7 +275,18 @@ class _Pass:
     def _clear(self, waiting: Waiting, hosts: Sequence[str]) -> Clearing | None:
         if self.able is None:
             self.able = able(self.state, self.now)
-        return clear(waiting, hosts, self.state, self.view, self.able, self.gone | self.holds.keys())
+        gone = self.gone | self._kept_from(waiting) | self._let_save_for_others(waiting)
+        return clear(waiting, hosts, self.state, self.view, self.able, gone, self.now)
+
+    def _let_save_for_others(self, waiting: Waiting) -> set[str]:
+        """Return runs that a task of a higher priority lets save, or end, before it has their places."""
+        waits = self.state.queue.waiting
+        higher = [name for name in self.put_off if name in waits and waits[name].priority > waiting.priority]
+        return {victim for name in higher for victim in self.put_off[name].victims}
+
+    def _kept_from(self, waiting: Waiting) -> set[str]:
+        """Return workers where places are kept for others."""
+        return {name for name, hold in self.holds.items() if hold.task_id != waiting.task_id}
 
     def _is_soon(self, waiting: Waiting, hosts: Sequence[str], hold: Hold | None) -> bool:
         """Return whether a task will have its place so soon that nobody has to give one up."""
@@ -275,38 +297,8 @@ class _Pass:
         return hold is not None and hold.starts <= latest
 
     def _earliest(self, waiting: Waiting, hosts: Sequence[str]) -> Hold | None:
-        """Return where a task can start first, and when; of equals the workers that were kept for it before."""
-        state, kept = self.state, self.state.held
-        before = kept.workers if kept is not None and kept.task_id == waiting.task_id else ()
-        guests = waiting.task_id in state.guests
-        found: list[tuple[float, bool, tuple[float, float], str, str, Room]] = []
-        best: list[float] = []
-        for worker_id in hosts:
-            if worker_id in self.holds:
-                continue
-            releases = self._releases(worker_id)
-            free, host = self.view.room(worker_id), state.pool.hosts[worker_id]
-            if guests:
-                free, releases = without_guests(waiting.task_id, worker_id, free, releases, state, self.now)
-            first = releases[0][0] if releases else UNKNOWN
-            if len(best) >= waiting.needs.members and len(free.gpus) < waiting.needs.gpu and first > best[-1]:
-                continue  # not sooner than those that were found
-            starts, basis, then = earliest(waiting.needs, host, free, releases, self.now)
-            short = waiting.needs.gpu - len(free.gpus), waiting.needs.cpu - free.cpu
-            found.append((starts, worker_id not in before, short, worker_id, basis, then))
-            best = sorted([*best, starts])[: waiting.needs.members]
-        found.sort(key=lambda item: item[:4])
-        chosen = found[: waiting.needs.members]
-        if len(chosen) < waiting.needs.members:
-            return None
-        starts, _, _, _, basis, _ = chosen[-1]
-        workers = tuple(item[3] for item in chosen)
-        spares = tuple(self._spare(waiting.needs, item[3], item[5], item[0]) for item in chosen)
-        return Hold(waiting.task_id, workers, starts, basis, spares)
-
-    def _spare(self, needs: Needs, worker_id: str, free: Room, starts: float) -> Room:
-        parts = [part for _, _, part in self._releases(worker_id)] if starts == UNKNOWN else []
-        return beside(needs, free, parts)
+        some = [name for name in hosts if name not in self.holds]
+        return first_start(waiting, some, self.state, self.view, self._releases, self.now)
 
     def _releases(self, worker_id: str) -> list[tuple[float, str, Room]]:
         """Return what becomes free on a worker, seats of this pass included, the soonest first."""

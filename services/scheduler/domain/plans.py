@@ -5,17 +5,7 @@ from dataclasses import dataclass, field
 
 from services.scheduler.domain.pool import Needs, Room
 from services.scheduler.domain.queue import Reason, Shape
-from services.scheduler.domain.state import Hold
-
-
-@dataclass(frozen=True, slots=True)
-class Clearing:
-    """Runs that are to give their places up, for whom, on which workers, and the work that is lost by it."""
-
-    task_id: str
-    victims: tuple[str, ...]
-    workers: tuple[str, ...]
-    lost: float
+from services.scheduler.domain.state import Clearing, Hold
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,5 +33,7 @@ class Plan:
     """Whether it ended before it had looked at all."""
     in_vain: Mapping[tuple[int, Needs], float] = field(default_factory=dict)
     """What nothing could be cleared for, and when that was seen."""
+    put_off: Mapping[str, Clearing] = field(default_factory=dict)
+    """What is going to be cleared later, by the task that waits for it."""
     kept: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """The workers where a task will start once those have gone who give their places up for it, by task."""

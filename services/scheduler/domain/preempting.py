@@ -3,14 +3,18 @@
 Only runs of a strictly lower priority are asked, never one that the task gave its own place up for before, none
 that has just started again after it gave its place up, and none that is stopping already. So no two take places
 from each other for ever, and nobody loses his for ever: each time he has it for longer.
+
+Where much would be lost, a task waits first, within a bound: until a run saves or ends whose moment is known; and
+until it has waited as long (each second counted with the GPUs of the one it is about) as the others had worked
+without a checkpoint when it came: who does not know for how long he will need it rents until he could have bought.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 
-from services.scheduler.domain.plans import Clearing
 from services.scheduler.domain.pool import Host, Needs, Room, View
 from services.scheduler.domain.queue import Waiting
-from services.scheduler.domain.state import Run, State
+from services.scheduler.domain.state import Clearing, Run, State, weight_of
 
 DAY = 86_400.0
 SPREAD = 4
@@ -32,6 +36,41 @@ def may_take(waiting: Waiting, run: Run, state: State, now: float) -> bool:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """Since when a task waits, until when it may, so that others lose less, and what a second counts for."""
+
+    now: float
+    since: float
+    until: float
+    weight: float
+
+    def price(self, run: Run, lost: float) -> tuple[float, float]:
+        """Return what a run loses if it goes at its best moment, with the wait for that, and the moment."""
+        best = lost, self.now
+        if self.now < self.until:
+            for at, less in ((run.saves_by(self.now), run.least_lost(self.now)), (run.ends, 0.0)):
+                if self.now < at <= self.until:
+                    best = min(best, (less + (at - self.now) * self.weight, at))
+        return best
+
+    def timed(self, clearing: Clearing, runs: Iterable[Run]) -> Clearing:
+        """Return a clearing with the moment until which it is put off, if it is."""
+        found = [(self.price(run, run.lost_work(self.now))[1], run) for run in runs]
+        at, last = max(found, key=lambda pair: (pair[0], pair[1].task_id))
+        if at > self.now:
+            return replace(clearing, at=at, after=last.task_id)
+        before = sum(run.lost_work(self.since) - run.least_lost(self.since) for _, run in found)
+        at = min(self.until, self.since + before / max(self.weight, 0.001))
+        return replace(clearing, at=at) if at > self.now else clearing
+
+
+def patience_of(waiting: Waiting, state: State, now: float) -> Patience:
+    """Return how long a task waits for others to lose less."""
+    since = waiting.queued_at
+    return Patience(now, since, since + state.policy.forbearance, weight_of(waiting.needs))
+
+
 Victims = list[tuple[float, Run]]
 """What each loses, and who it is; the least first."""
 Able = dict[str, Victims]
@@ -51,27 +90,35 @@ def able(state: State, now: float) -> Able:
 
 
 def clear(
-    waiting: Waiting, hosts: Collection[str], state: State, view: View, found: Able, gone: Collection[str]
+    waiting: Waiting,
+    hosts: Collection[str],
+    state: State,
+    view: View,
+    found: Able,
+    gone: Collection[str],
+    now: float,
 ) -> Clearing | None:
-    """Return whom to ask for a task's places, or None.
+    """Return whom to ask for a task's places, and from when on if not now; or None.
 
     ``found`` are the runs that could give way; ``gone`` are those that were asked in this pass already, and
     workers where places are kept for others.
     """
 
+    patience = patience_of(waiting, state, now)
+
     def victims_on(worker_id: str, leaving: Collection[str]) -> Victims | None:
         those = [
-            pair
-            for pair in found.get(worker_id, ())
-            if pair[1].priority < waiting.priority
-            and pair[1].task_id not in waiting.spares
-            and pair[1].task_id not in gone
+            (patience.price(run, lost)[0], run)
+            for lost, run in found.get(worker_id, ())
+            if run.priority < waiting.priority and run.task_id not in waiting.spares and run.task_id not in gone
         ]
+        those.sort(key=lambda pair: (pair[0], pair[1].task_id))
         return fewest(waiting.needs, worker_id, state, view, those, leaving)
 
     # A gang may have to have places cleared beside others that are free.
     some = found.keys() & set(hosts) if waiting.needs.members == 1 else set(hosts)
-    return cheapest(waiting, [name for name in some if name not in gone], victims_on, state)
+    clearing = cheapest(waiting, [name for name in some if name not in gone], victims_on, state)
+    return clearing and patience.timed(clearing, [state.runs[name] for name in clearing.victims])
 
 
 def cheapest(

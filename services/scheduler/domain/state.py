@@ -14,6 +14,8 @@ UNKNOWN = math.inf
 MOST_SUMS = 2_000
 RESTART = 40.0
 """Seconds of its GPUs that a run costs which saves and starts again: 10 to save, 30 until it trains."""
+LATE = 1.1
+"""A checkpoint is expected until so many times the pause before it have passed since the last one."""
 LIMIT, PAST_RUNS = "its limit", "past runs"
 """What the end of a run is known by."""
 
@@ -28,6 +30,8 @@ class Policy:
     """Nobody gives a place up for one that would have it so soon anyhow."""
     grace: float = 30.0
     """Time in which a run that gives its place up saves a checkpoint."""
+    forbearance: float = 600.0
+    """A task waits no longer than this for others to save, or to end, before they lose work for it."""
     overdue: float = 3600.0
     """After waiting so long a task may get the turn of those who waited longest."""
     turn: int = 8
@@ -49,6 +53,8 @@ class Run:
     since: float = 0.0
     saved_at: float = 0.0
     """When we heard of its last checkpoint; 0 without one."""
+    saves_every: float = UNKNOWN
+    """Seconds from a checkpoint to the next, as we heard of the last two; UNKNOWN before that."""
     ends: float = UNKNOWN
     basis: str = "unknown"
     """What its end is known by: its limit, or past runs."""
@@ -76,13 +82,26 @@ class Run:
 
         That is what it did since its last checkpoint, unless it saves when it is asked, and its next start.
         """
-        weight = self.needs.members * (self.needs.gpu + 0.01 * self.needs.cpu)
         ran = max(0.0, now - self.since)
-        return weight * min(ran, RESTART if self.heeds_stop else RESTART + self.unsaved(now))
+        return weight_of(self.needs) * min(ran, RESTART if self.heeds_stop else RESTART + self.unsaved(now))
+
+    def least_lost(self, now: float) -> float:
+        """Return what would be lost if it had just saved."""
+        return min(self.lost_work(now), weight_of(self.needs) * RESTART)
+
+    def saves_by(self, now: float) -> float:
+        """Return until when its next checkpoint is expected; UNKNOWN if none is."""
+        late = max(self.since, self.saved_at) + LATE * self.saves_every
+        return late if late > now and not self.heeds_stop else UNKNOWN
 
     def unsaved(self, now: float) -> float:
         """Return the seconds since its last checkpoint, or since it started."""
         return max(0.0, now - max(self.since, self.saved_at))
+
+
+def weight_of(needs: Needs) -> float:
+    """Return how many GPUs a task counts for; a CPU core counts a hundredth."""
+    return needs.members * (needs.gpu + 0.01 * needs.cpu)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +120,22 @@ class Reservation:
         if self.task_id is not None:
             return waiting.task_id == self.task_id
         return self.strategy is not None and waiting.strategy == self.strategy
+
+
+@dataclass(frozen=True, slots=True)
+class Clearing:
+    """Runs that are to give their places up, for whom, on which workers, and the work that is lost by it."""
+
+    task_id: str
+    victims: tuple[str, ...]
+    workers: tuple[str, ...]
+    lost: float
+    at: float = 0.0
+    """Until when it is put off, if it is: by then less is lost."""
+    after: str | None = None
+    """The run that it is put off for: it saves by then, or ends."""
+    seen: float = 0.0
+    """When that was found last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +183,8 @@ class State:
     """Places that were given since one who had waited longest got one."""
     in_vain: Mapping[tuple[int, Needs], float] = field(default_factory=dict)
     """Priorities and needs that nothing could be cleared for lately, and when that was seen."""
+    put_off: Mapping[str, Clearing] = field(default_factory=dict)
+    """What is going to be cleared later, by the task that waits for it."""
     kept: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """The workers that are cleared for a task, those that were free before too, by task."""
     held: Hold | None = None

@@ -140,10 +140,11 @@ def _by_slots(asked: _Asked) -> Answer:
         releases = state.releases(worker_id, now)
         at, basis, _ = earliest(waiting.needs, state.pool.hosts[worker_id], free, releases, now)
         found.append((at, waiting.needs.gpu - len(free.gpus), worker_id, basis))
-    chosen = sorted(found)[: waiting.needs.members]
+    chosen, put_off = sorted(found)[: waiting.needs.members], _put_off(asked)
     if held is not None and held.task_id == waiting.task_id:
         chosen = [one for one in found if one[2] in held.workers]
         blockers, unblock = _of_workers(asked, [one[2] for one in chosen])
+        unblock = [*put_off, *unblock]
         return reason, blockers, unblock, _estimate(held.starts, held.basis, certain=held.starts < UNKNOWN)
     at, _, _, basis = chosen[-1]
     blockers, unblock = _of_workers(asked, [one[2] for one in chosen])
@@ -152,9 +153,21 @@ def _by_slots(asked: _Asked) -> Answer:
     return (
         reason,
         blockers,
-        unblock,
+        [*put_off, *unblock],
         _estimate(at, f"{basis or 'free places'}; those ahead of it go first, not before"),
     )
+
+
+def _put_off(asked: _Asked) -> list[str]:
+    """Return what a task waits for that could have others give their places up now, but would lose much work."""
+    put = asked.state.put_off.get(asked.waiting.task_id)
+    if put is None or put.at <= asked.now:
+        return []
+    within, last = f"within {put.at - asked.now:.0f} s", asked.state.runs.get(put.after or "")
+    if last is None:
+        return [f"{', '.join(put.victims)} gives way: without a checkpoint until then, {within} all the same"]
+    then = "ends" if put.at == last.ends else "saves its next checkpoint and gives its place up"
+    return [f"{last.task_id} {then}, expected {within}"]
 
 
 def _behind(

@@ -26,7 +26,15 @@ from trainwright.runtime.clock import Clock
 from trainwright.storage.document import Transaction
 
 CONFIRM_WITHIN = timedelta(minutes=10)
-_KINDS = ((bool, "true or false"), (int | float, "a number"), (str, "text"), (list, "a list"), (dict, "a mapping"))
+_KINDS: tuple[tuple[type, Any, str], ...] = (
+    (bool, bool, "true or false"),
+    (int, int, "a whole number"),
+    (float, int | float, "a number"),
+    (str, str, "text"),
+    (list, list, "a list"),
+    (dict, dict, "a mapping"),
+)
+"""What a value was, what may take its place, and that in words. A whole number stays one: it may be a count."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,9 +141,9 @@ def _not_hot(name: str, task: TaskDocument) -> str:
 
 def _unfit(before: Any, value: Any, rule: HotRule) -> str | None:
     """Return why a value may not take the place of another one, or None."""
-    for kind, words in _KINDS:
-        if isinstance(before, kind) and not (kind is not bool and isinstance(before, bool)):
-            fits = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+    for kind, takes, words in _KINDS:
+        if isinstance(before, kind):
+            fits = isinstance(value, takes) and (kind is bool or not isinstance(value, bool))
             if not fits:
                 return f"must be {words} like {_json(before)} (got {_json(value)})"
             break

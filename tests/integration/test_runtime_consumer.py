@@ -4,6 +4,7 @@ import asyncio
 import os
 import shutil
 import signal
+import threading
 from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from tests.integration.runtime_parts import (
     PARTITION,
     client_of,
     committed,
+    delete,
     own_broker,
     own_store,
     running,
@@ -258,6 +260,32 @@ async def test_a_log_that_was_lost_is_read_from_its_new_beginning(
                 return len(await versions_seen(store)) == 150
 
             await eventually(all_applied, within=60, what="the new log to be applied whole", every=0.3)
+
+
+async def test_a_topic_that_was_made_anew_behind_a_consumer_s_back_is_read_from_its_beginning(
+    broker: KafkaProcess, store: SqliteStore
+) -> None:
+    """It was cut off meanwhile: its client goes on in the new topic where it was in the old one."""
+    kafka = client_of(broker.bootstrap)
+    loop = ConsumerLoop(Counting().inbound(store, SystemClock()), kafka, compare_every=1)
+    end = await tell(broker, [record(task_event(n)) for n in range(20)])
+
+    async def anew() -> None:
+        await delete(broker.bootstrap, TASK.name)
+        await tell(broker, [record(task_event(n)) for n in range(100, 150)])
+
+    async with running(loop.run()):
+        await is_committed(broker, end)
+        await eventually(lambda: loop._log, within=10, what="the consumer to know its topic")
+        beside = threading.Thread(target=asyncio.run, args=[anew()])
+        beside.start()
+        beside.join()  # meanwhile nothing of this loop has a turn
+
+        async def all_applied() -> bool:
+            return len(await versions_seen(store)) == 70
+
+        await eventually(all_applied, within=30, what="the new topic to be applied whole", every=0.2)
+        await is_committed(broker, 50)
 
 
 async def test_a_client_that_is_stopped_while_it_backs_off_does_not_cancel_its_owner(kafka: str) -> None:

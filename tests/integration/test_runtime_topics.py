@@ -7,19 +7,11 @@ from pathlib import Path
 import pytest
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
-from tests.integration.runtime_parts import client_of, own_broker
-from trainwright.contracts.topics import DEAD, TASK, TOPICS, Topic
+from tests.integration.runtime_parts import client_of, configs_of, own_broker
+from trainwright.contracts.topics import DEAD, TASK, TOPICS
 from trainwright.runtime.kafka import Kafka, topic_configs
 from trainwright.runtime.settings import RuntimeSettings
-
-
-async def configs_of(admin: AIOKafkaAdminClient, topic: Topic) -> dict[str, str]:
-    """Return a topic's settings as the broker has them."""
-    (answer,) = await admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, topic.name)])
-    ((_, _, _, _, entries),) = answer.resources
-    return {entry[0]: entry[1] for entry in entries}
 
 
 async def test_topics_are_made_as_the_table_says_and_twice_is_once(kafka: str) -> None:

@@ -148,7 +148,7 @@ class SqliteTransaction:
         self.connection.executemany("UPDATE outbox SET sent_at = ? WHERE seq = ?", [(moment, s) for s in seqs])
 
     async def set_log_position(self, position: LogPosition) -> None:
-        text = orjson.dumps([position.cluster_id, dict(position.offsets)]).decode()
+        text = orjson.dumps([position.cluster_id, position.offsets, position.topics]).decode()
         self.connection.execute("INSERT OR REPLACE INTO log_position VALUES (1, ?)", (text,))
 
 

@@ -184,13 +184,14 @@ class SqliteStore:
         async with self._writing:
             if self._looker is not None:
                 self._looker.close()
-            # The others each on its own thread: behind what is still being read or written there.
-            for connection, thread in ((self._reader, self._reader_thread), (self._writer, self._writer_thread)):
+            others = ((self._reader, self._reader_thread), (self._writer, self._writer_thread))
+            self._reader = self._writer = self._looker = None  # who comes now is told that it is closed
+            self._writer_thread, self._reader_thread = self._threads()
+            # Each on its own thread: behind what is still being read or written there.
+            for connection, thread in others:
                 if connection is not None:
                     await self._on(thread, connection.close)
                 thread.shutdown()
-            self._reader = self._writer = self._looker = None
-            self._writer_thread, self._reader_thread = self._threads()
 
     @contextlib.asynccontextmanager
     async def transaction(self) -> AsyncIterator[SqliteTransaction]:

@@ -110,7 +110,7 @@ class Board:
         return self.is_loaded and task_id not in self._touched.get(ENTRIES.name, ())
 
     def heeds_stop(self, task_id: str) -> bool:
-        """Return whether a running task is known to heed a request to stop; False as well while it is not known."""
+        """Return whether a running task is known to heed a request to stop; False as well while nothing is."""
         run = self.state.runs.get(task_id)
         return run is not None and run.heeds_stop
 

@@ -120,7 +120,10 @@ def test_an_ending_that_cannot_be_written_is_written_when_it_can(attempt: Attemp
     in_the_way = attempt.directory / "exit.json"
     in_the_way.mkdir()
     attempt.start("raise SystemExit(3)")
-    wait_until((attempt.directory / "exit.json.tmp").exists, "the ending was not tried")
+    tried = attempt.directory / "exit.json.tmp"
+    wait_until(tried.exists, "the ending was not tried")
+    first = tried.stat().st_mtime_ns
+    wait_until(lambda: tried.stat().st_mtime_ns != first, "the ending was not tried again")
     in_the_way.rmdir()
     assert attempt.ending()["exit_code"] == 3
 

@@ -80,7 +80,7 @@ again: .venv/.dev ## Run the tests that failed once more, one after the other: a
 check: .venv/.dev ## Format, lint, types, import rules, house rules
 	@$(python) -m ruff format --check $(code)
 	@$(python) -m ruff check $(code)
-	@$(python) -m mypy libs services tests deploy
+	@$(python) -m mypy $(code)
 	@.venv/bin/lint-imports --no-logo
 	@$(python) -m pytest -q tests/house
 

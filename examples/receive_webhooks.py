@@ -12,13 +12,14 @@ import os
 import sys
 import time
 from collections.abc import Mapping
+from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 TOLERANCE = 300
 """Seconds that a delivery may be old: over that somebody may have kept it to send it again."""
 
 
-def is_genuine(secret: str, headers: Mapping[str, str], body: bytes) -> bool:
+def is_genuine(secret: str, headers: Mapping[str, str] | Message, body: bytes) -> bool:
     """Return whether a delivery was signed with our secret, just now."""
     id, timestamp = headers.get("webhook-id", ""), headers.get("webhook-timestamp", "")
     if not timestamp.isdigit() or abs(time.time() - int(timestamp)) > TOLERANCE:

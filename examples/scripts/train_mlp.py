@@ -12,6 +12,7 @@ import csv
 import sys
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -55,11 +56,11 @@ class Batches:
         self._next += self._size
         return self._inputs[chosen], self._labels[chosen]
 
-    def state_dict(self) -> dict[str, object]:
+    def state_dict(self) -> dict[str, Any]:
         """Return where it is."""
         return {"shuffle": self._shuffle.get_state(), "order": self._order, "next": self._next}
 
-    def load_state_dict(self, state: dict[str, object]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from there."""
         self._shuffle.set_state(state["shuffle"])
         self._order, self._next = state["order"], state["next"]
@@ -76,7 +77,7 @@ def main() -> None:
     model = nn.Sequential(nn.Linear(lags, 32), nn.ReLU(), nn.Dropout(0.2), nn.Linear(32, 1))
     optimizer = torch.optim.SGD(model.parameters(), lr=options["rate"], momentum=0.9)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, options["steps"])
-    parts = {"model": model, "optimizer": optimizer, "schedule": schedule, "batches": batches}
+    parts: dict[str, Any] = {"model": model, "optimizer": optimizer, "schedule": schedule, "batches": batches}
     for step in run.steps(options["steps"], checkpoint_every=options["save_every"], **parts):
         inputs, labels = batches.take()
         found = model(inputs)[:, 0]

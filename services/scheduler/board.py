@@ -109,6 +109,11 @@ class Board:
             return False
         return self.is_loaded and task_id not in self._touched.get(ENTRIES.name, ())
 
+    def heeds_stop(self, task_id: str) -> bool:
+        """Return whether a running task is known to heed a request to stop; False as well while nothing is."""
+        run = self.state.runs.get(task_id)
+        return run is not None and run.heeds_stop
+
     def now(self) -> float:
         """Return seconds of the epoch that never jump: wall time when all was read, and what has passed since."""
         return self._base + self.clock.monotonic()

@@ -81,6 +81,8 @@ class Handlers:
     """Asks for a pass; takes the collection and the name of what changed."""
     has_its_place: Callable[[str, int], bool]
     """Returns whether a task's attempt is known to have its place; if not, the store says how it is."""
+    heeds_stop: Callable[[str], bool] = lambda task_id: False
+    """The same of whether a task is known to heed a request to stop."""
 
     async def on_task_changed(self, event: TaskEvent, *, tx: Transaction, clock: Clock) -> Sequence[Event]:
         """Queue a task that wants a place, take it from one that does not, stop a run that must not go on."""
@@ -169,7 +171,9 @@ class Handlers:
             return []
         if event.worker_id not in self.leases.pulses:
             self.wake(WORKERS.name, event.worker_id)
-        for task_id in set(event.heeding).difference(self.leases.heeding(event.worker_id)):
+        for task_id in event.heeding:
+            if self.heeds_stop(task_id):
+                continue
             entry = await find_entry(tx, task_id)
             if entry is not None and not entry.heeds_stop:
                 await save_entry(tx, replace(entry, heeds_stop=True))

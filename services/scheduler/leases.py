@@ -100,11 +100,6 @@ class Leases:
         if self.healthy_since is not None:
             self._signs[heartbeat.worker_id] = now
 
-    def heeding(self, worker_id: str) -> Sequence[str]:
-        """Return the tasks that a worker's newest heartbeat says heed a request to stop."""
-        pulse = self.pulses.get(worker_id)
-        return () if pulse is None else pulse.heartbeat.heeding
-
     def hears(self, worker: WorkerDocument) -> bool:
         """Return whether a worker has been heard in this life of ours: only such a one is given work.
 

@@ -23,7 +23,7 @@ def build_service(runtime: Runtime) -> Service:
     pulses = PulseSender("scheduler", runtime.kafka, clock)
     passes = Passes(store, leases, settings, clock, pulses, leads=False)
     upkeep = Upkeep(passes)
-    handlers = Handlers(leases, settings, passes.wake, passes.board.has_its_place)
+    handlers = Handlers(leases, settings, passes.wake, passes.board.has_its_place, passes.board.heeds_stop)
     return Service(
         name="scheduler",
         store=store,

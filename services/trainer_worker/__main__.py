@@ -12,6 +12,7 @@ from services.trainer_worker.settings import WorkerSettings
 from trainwright.contracts.errors import StoreUnavailable
 from trainwright.runtime import own_logs
 from trainwright.runtime.clock import SystemClock
+from trainwright.runtime.environment import Unfit
 from trainwright.runtime.settings import RuntimeSettings
 
 
@@ -28,7 +29,7 @@ if __name__ == "__main__":
     own_logs.begin()
     try:
         asyncio.run(_main())
-    except HomeInUse as error:
+    except (HomeInUse, Unfit) as error:
         sys.exit(f"trainwright worker: {error}")
     except StoreUnavailable as error:
         sys.exit(f"trainwright worker: {error.detail}")

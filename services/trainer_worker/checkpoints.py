@@ -7,6 +7,7 @@ Not here: how checkpoints are written and read (trainwright.training), when stor
 """
 
 import asyncio
+import contextlib
 import hashlib
 import logging
 import shutil
@@ -74,6 +75,7 @@ class Uploads:
         self._tries: dict[tuple[str, int, int], int] = {}
         self._finishing = asyncio.Event()
         self._waits = False
+        self._unsaid: list[str] = []
 
     async def run(self) -> None:
         """Store each checkpoint that the run saves, until `finish`."""
@@ -126,6 +128,7 @@ class Uploads:
 
     async def _store_next(self) -> bool:
         """Store the newest checkpoint that is not stored yet; return whether there may be another one."""
+        self._say()
         waiting = [] if self._attempt().is_fenced else self._waiting()
         if not waiting:
             return False
@@ -212,7 +215,15 @@ class Uploads:
 
     def _note(self, text: str) -> None:
         logger.warning("%s: %s", self._directory.name, text)
-        spawn.note(self._directory, text)
+        self._unsaid.append(text)
+        self._say()
+
+    def _say(self) -> None:
+        """Tell people what was noted; on a full disk it waits for the next round."""
+        if self._unsaid:
+            with contextlib.suppress(OSError):
+                spawn.note(self._directory, "\n".join(self._unsaid))
+                self._unsaid.clear()
 
 
 def parse(raw: bytes) -> CheckpointManifest:

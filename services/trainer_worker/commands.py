@@ -58,8 +58,8 @@ class CommandReader:
             await backoff.wait()
 
     async def _connect_and_read(self, backoff: Backoff) -> None:
-        cluster = await self._kafka.cluster_id()
         partition = await self._partition()
+        log = (await self._kafka.topic_ids()).get(COMMAND.name, "")
         consumer = AIOKafkaConsumer(
             bootstrap_servers=self._kafka.bootstrap,
             enable_auto_commit=False,
@@ -71,17 +71,17 @@ class CommandReader:
         try:
             await consumer.start()
             consumer.assign([partition])
-            await self._seek(consumer, partition, cluster)
-            await self._read_to_end(consumer, partition, cluster)
+            await self._seek(consumer, partition, log)
+            await self._read_to_end(consumer, partition, log)
             backoff.reset()
             heard = self._clock.monotonic()
             while True:
                 self._act()
                 polled = await consumer.getmany(timeout_ms=POLL_MS, max_records=POLL_RECORDS)
                 if polled:
-                    await self._keep(polled, partition, cluster)
+                    await self._keep(polled, partition, log)
                 elif self._clock.monotonic() - heard > QUIET_SECONDS:
-                    await self._check_not_stuck(consumer, partition, cluster)
+                    await self._check_not_stuck(consumer, partition, log)
                 else:
                     continue
                 heard = self._clock.monotonic()
@@ -93,10 +93,10 @@ class CommandReader:
             partitions = sorted(await producer.partitions_for(COMMAND.name))
         return TopicPartition(COMMAND.name, DefaultPartitioner()(self._key, partitions, partitions))
 
-    async def _seek(self, consumer: AIOKafkaConsumer, partition: TopicPartition, cluster: str) -> None:
-        """Go on where reading stopped; on another cluster, or past its end, begin at the beginning."""
+    async def _seek(self, consumer: AIOKafkaConsumer, partition: TopicPartition, log: str) -> None:
+        """Go on where reading stopped; on another log, or past its end, begin at the beginning."""
         known = await store.command_position(self._inbound.store)
-        if known is None or known["cluster"] != cluster or known["partition"] != partition.partition:
+        if known is None or known.get("log") != log or known["partition"] != partition.partition:
             await consumer.seek_to_beginning(partition)
             return
         end = (await self._ends(consumer, partition))[partition]
@@ -105,18 +105,18 @@ class CommandReader:
         else:
             consumer.seek(partition, known["offset"])
 
-    async def _read_to_end(self, consumer: AIOKafkaConsumer, partition: TopicPartition, cluster: str) -> None:
+    async def _read_to_end(self, consumer: AIOKafkaConsumer, partition: TopicPartition, log: str) -> None:
         end = (await self._ends(consumer, partition))[partition]
         while await asyncio.wait_for(consumer.position(partition), REQUEST_TIMEOUT_MS / 1000) < end:
             polled = await consumer.getmany(timeout_ms=POLL_MS, max_records=POLL_RECORDS)
-            await self._keep(polled, partition, cluster)
+            await self._keep(polled, partition, log)
 
-    async def _check_not_stuck(self, consumer: AIOKafkaConsumer, partition: TopicPartition, cluster: str) -> None:
+    async def _check_not_stuck(self, consumer: AIOKafkaConsumer, partition: TopicPartition, log: str) -> None:
         """Have the client rebuilt when it hears nothing although it is not at the log's end, or reads another log.
 
         Seen after broker restarts; and when the log was lost, it ends before our position.
         """
-        if await self._kafka.cluster_id() != cluster:
+        if (await self._kafka.topic_ids()).get(COMMAND.name) != log:
             raise KafkaError("the log is another one; commands are read from its beginning")
         position = await asyncio.wait_for(consumer.position(partition), REQUEST_TIMEOUT_MS / 1000)
         end = (await self._ends(consumer, partition))[partition]
@@ -131,7 +131,7 @@ class CommandReader:
         self,
         polled: Mapping[TopicPartition, Sequence[ConsumerRecord]],
         partition: TopicPartition,
-        cluster: str,
+        log: str,
     ) -> None:
         """Apply the records that are ours, then keep the position: guards make a second reading harmless."""
         records = polled.get(partition, ())
@@ -148,4 +148,4 @@ class CommandReader:
                 await apply_each(mine, self._inbound)
             crash.point("agent.command_kept")
         async with self._inbound.store.transaction() as tx:
-            await store.put_command_position(tx, cluster, partition.partition, records[-1].offset + 1)
+            await store.put_command_position(tx, log, partition.partition, records[-1].offset + 1)

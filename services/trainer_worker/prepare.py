@@ -31,7 +31,7 @@ async def prepare(attempt: Attempt, directory: Path, place: Workplace) -> Failur
         return Failure(failure_class=FailureClass.DATA_ERROR, message=f"file {name}: {error.detail}", file=name)
     except FileNotFoundError as error:
         return Failure(failure_class=FailureClass.DATA_ERROR, message=str(error))
-    except (ValueError, PermissionError) as error:
+    except ValueError as error:
         return Failure(failure_class=FailureClass.USER_ERROR, message=str(error))
     except _CannotFetch as error:
         return Failure(failure_class=FailureClass.ENVIRONMENT_ERROR, message=str(error))

@@ -87,13 +87,13 @@ def check_data_root(data: Mapping[str, Any] | None, work: Path, roots: Sequence[
     such folders.
 
     Raises:
-        PermissionError: The path lies elsewhere.
+        ValueError: The path lies elsewhere.
     """
     if not roots or data is None or not isinstance(data.get("path"), str):
         return
     path = (work / data["path"]).resolve()
     if not any(path.is_relative_to(root.resolve()) for root in (work, *roots)):
-        raise PermissionError(f"data path {data['path']} is outside of this worker's data_roots")
+        raise ValueError(f"data path {data['path']} is outside of this worker's data_roots")
 
 
 def child_environment(directory: Path, attempt: Attempt) -> dict[str, str]:

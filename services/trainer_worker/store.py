@@ -92,10 +92,10 @@ async def put_worker(tx: Transaction, worker: WorkerDocument) -> None:
 
 
 async def command_position(reader: Reader) -> dict[str, Any] | None:
-    """Return where reading commands stopped: `cluster`, `partition`, `offset`."""
+    """Return where reading commands stopped: `log` (the topic's identity), `partition`, `offset`."""
     return await reader.get(FACTS.name, _POSITION)
 
 
-async def put_command_position(tx: Transaction, cluster: str, partition: int, offset: int) -> None:
+async def put_command_position(tx: Transaction, log: str, partition: int, offset: int) -> None:
     """Keep where reading commands goes on."""
-    await tx.put(FACTS.name, _POSITION, {"cluster": cluster, "partition": partition, "offset": offset})
+    await tx.put(FACTS.name, _POSITION, {"log": log, "partition": partition, "offset": offset})

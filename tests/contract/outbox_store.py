@@ -121,7 +121,7 @@ class Remembering:
 
     async def test_the_log_position_is_kept(self, store: DocumentStore) -> None:
         assert await store.log_position() == LogPosition()
-        for position in (LogPosition("c1", {"t/0": 5, "t/1": 7}), LogPosition("c2", {})):
+        for position in (LogPosition("c1", {"t/0": 5, "t/1": 7}, {"t": "i"}), LogPosition("c2")):
             async with store.transaction() as tx:
                 await tx.set_log_position(position)
             assert await store.log_position() == position

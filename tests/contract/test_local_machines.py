@@ -1,5 +1,6 @@
 """Machines that are processes of this one; the supervisor's part is played, its own tests run it."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,11 @@ class TestLocalMachines(MachinesContract):
         (place.home.path / "roster.json").write_text('["worker-1')
         with pytest.raises(MachineError, match="is damaged; remove this one file"):
             await place.machines.find()
+
+    async def test_a_list_that_cannot_be_written_is_said(self, place: LocalPlace) -> None:
+        shutil.rmtree(place.home.path)
+        with pytest.raises(MachineError, match="cannot be used: no such file"):
+            await place.machines.start("worker-1", "worker")
 
     def test_one_machine_is_of_one_class(self, tmp_path: Path) -> None:
         with pytest.raises(MachineError, match="of one class; PROVISIONER_CLASSES has 0"):

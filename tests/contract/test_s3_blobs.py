@@ -18,6 +18,9 @@ from tests.harness import eventually
 from tests.minio_server import MinioServer, program, started
 from trainwright.contracts.errors import StoreUnavailable
 from trainwright.embedded.archive import free_ports
+from trainwright.runtime import engines
+from trainwright.runtime.environment import Unfit
+from trainwright.runtime.settings import RuntimeSettings
 from trainwright.storage.s3 import S3Blobs, s3_client
 
 
@@ -151,3 +154,5 @@ async def test_an_upload_that_fails_leaves_no_parts(client: Minio, blobs: S3Blob
 def test_an_address_that_is_none_is_named(endpoint: str) -> None:
     with pytest.raises(ValueError, match="not the address of an S3"):
         s3_client(endpoint, "a", "b")
+    with pytest.raises(Unfit, match=r"^TRAINWRIGHT_S3_URL: .* is not the address of an S3"):
+        engines.blobs(RuntimeSettings(blobs="s3:models", s3_url=endpoint))

@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import textwrap
+import threading
 from collections.abc import AsyncIterator, Iterator
 from functools import partial
 from pathlib import Path
@@ -187,6 +188,26 @@ async def test_a_folder_that_cannot_be_made_is_a_store_that_does_not_answer(tmp_
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(StoreUnavailable, match="cannot open the store"):
         await SqliteStore(tmp_path / "file" / "things.db", COLLECTIONS).open()
+
+
+async def test_what_is_being_read_is_read_before_it_closes_and_who_comes_later_is_told(store: SqliteStore) -> None:
+    goes_on = threading.Event()
+
+    def slowly(reader: sqlite3.Connection) -> int:
+        goes_on.wait(60)
+        return int(reader.execute("SELECT count(*) FROM sqlite_master WHERE name = 'outbox'").fetchone()[0])
+
+    reading = asyncio.create_task(store.read(slowly))
+    await asyncio.sleep(0)
+    closing = asyncio.create_task(store.close())
+    await asyncio.sleep(0)
+    late = asyncio.create_task(store.count("things"))
+    await asyncio.sleep(0)
+    goes_on.set()
+    assert await reading == 1
+    await closing
+    with pytest.raises(StoreUnavailable, match="is closed"):
+        await late
 
 
 async def test_a_closed_store_says_so_and_can_be_opened_again(store: SqliteStore) -> None:

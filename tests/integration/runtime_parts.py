@@ -9,13 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.protocol.produce import ProduceRequest
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.util import calc_crc32c
 
+from tests.harness import eventually
 from tests.runtime_kit import COLLECTIONS, record, task_event
 from trainwright.contracts.base import Event
-from trainwright.contracts.topics import TASK
+from trainwright.contracts.topics import TASK, Topic
 from trainwright.embedded.archive import free_ports
 from trainwright.embedded.kafka import KafkaProcess
 from trainwright.runtime.clock import SystemClock
@@ -60,6 +63,26 @@ async def running(*jobs: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def configs_of(admin: AIOKafkaAdminClient, topic: Topic) -> dict[str, str]:
+    """Return a topic's settings as the broker has them."""
+    (answer,) = await admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, topic.name)])
+    ((_, _, _, _, entries),) = answer.resources
+    return {entry[0]: entry[1] for entry in entries}
+
+
+async def delete(bootstrap: str, topic: str) -> None:
+    """Delete a topic, as an operator does; return once the broker has forgotten it."""
+    kafka = client_of(bootstrap)
+    async with kafka._admin() as admin:
+        ((_, code),) = (await admin.delete_topics([topic])).topic_error_codes
+    assert code == 0
+
+    async def is_gone() -> bool:
+        return topic not in await kafka.topic_ids()
+
+    await eventually(is_gone, within=10, what=f"{topic} to be gone")
 
 
 def client_of(bootstrap: str) -> Kafka:

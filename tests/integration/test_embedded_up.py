@@ -298,6 +298,44 @@ def test_ctrl_c_while_it_never_gets_ready(machine: Callable[..., Machine]) -> No
     assert in_home(one.home) == []
 
 
+def test_ctrl_c_while_a_detached_one_starts_ends_it(machine: Callable[..., Machine]) -> None:
+    one = machine()
+    one.home.mkdir()
+    (one.home / "unready").touch()
+    command = one.command("up", "--detach", "--port", str(one.port))
+    with subprocess.Popen(command, env=one.environment) as started:
+        wait_for((one.home / "state.json").exists)
+        started.send_signal(signal.SIGINT)
+        assert started.wait(90) == 130
+    assert in_home(one.home) == []
+
+
+def test_ctrl_c_while_the_demo_starts_ends_everything(machine: Callable[..., Machine]) -> None:
+    one = machine()
+    own = one.home / "demo"
+    own.mkdir(parents=True)
+    (own / "unready").touch()
+    command = [sys.executable, "-m", "trainwright.cli.main", "demo"]
+    environment = {**one.environment, "TRAINWRIGHT_HOME": str(one.home)}
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as started:
+        wait_for((own / "state.json").exists)
+        started.send_signal(signal.SIGINT)
+        _, said = started.communicate(timeout=90)
+        assert started.returncode == 130
+    assert said.endswith("Interrupted; everything is stopped.\n")
+    assert in_home(one.home) == []
+
+
+def test_a_kafka_that_cannot_use_its_folder_is_one_sentence(machine: Callable[..., Machine]) -> None:
+    one = machine()
+    (one.home / "kafka" / "server.new").mkdir(parents=True)
+    done = one.up()
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"trainwright: Kafka cannot use the folder {one.home / 'kafka'}: ")
+    assert done.stderr.count("\n") == 1
+    assert in_home(one.home) == []
+
+
 def test_the_foreground_says_where_it_is_and_how_to_stop(machine: Callable[..., Machine]) -> None:
     one = machine()
     with one.foreground() as started:

@@ -28,7 +28,7 @@ from trainwright.runtime.clock import SystemClock
 from trainwright.runtime.kafka import Kafka
 from trainwright.runtime.settings import RuntimeSettings
 
-FETCH = (1).to_bytes(2)
+FETCH, LIST_OFFSETS = (1).to_bytes(2), (2).to_bytes(2)
 """What a request of Kafka's protocol for records begins with, after its length."""
 
 
@@ -217,9 +217,18 @@ async def test_a_beginning_that_moves_while_a_page_is_read_is_told_by_the_next_o
     place.proxy.holds = None
     with pytest.raises(KafkaConnectionError, match="beginning moved"):
         await reading
+    assert history._consumer is None, "what such a page leaves in the client is not known"
     page = await history.page(position)
     assert page.gaps == [Gap("expired", TASK.name, 0, start=at, end=at + 3)]
     assert [said.offset for said in page.records] == [at + 3]
     assert page.moved == {(TASK.name, 0): at + 3}
     assert (await history.page({(TASK.name, 0): EARLIEST})).gaps == []
+    place.proxy.holds = LIST_OFFSETS
+    asking = asyncio.create_task(history.at(position, datetime.now(UTC)))
+    await asyncio.sleep(0.05)
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    assert history._consumer is None, "nor what such a question leaves there"
+    place.proxy.holds = None
     await history.close()

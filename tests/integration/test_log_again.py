@@ -14,7 +14,7 @@ from aiokafka import TopicPartition
 from services.app import SERVICES
 from tests.harness import ServiceProcess, eventually, services
 from tests.integration.real_parts import KEY, NAMES, person, worker
-from tests.integration.runtime_parts import client_of, committed, log_of, own_broker
+from tests.integration.runtime_parts import client_of, committed, delete, log_of, own_broker
 from tests.planted import NO_INBOX, planted
 from tests.store_hash import digest, hashes, rows_of
 from trainwright.contracts.topics import ATTEMPT, COMMAND, QUEUE, RESULT, TASK, TOPICS, WORKER
@@ -145,6 +145,24 @@ async def test_a_log_that_is_wiped_is_said_again_and_every_task_ends(platform: P
     await platform.reaches(await platform.submit(), "completed")
     await everything_is_back(platform, after)
     assert await attempts(platform) == [1] * 5
+    assert (await platform.api.get("/dead")).json()["dead_letters"] == []
+
+
+async def test_a_topic_that_is_deleted_comes_back_and_every_task_ends(platform: Platform) -> None:
+    """Three at once, in a cluster that lives on: what commands are read from, who says it, who decides by it."""
+    go_on = platform.folder / "go-on"
+    runs = await platform.submit(go_on)
+    await platform.reaches(runs, "running", step=10)
+    before = await said(platform.broker, "ce_id")
+
+    for topic in (TASK, QUEUE, COMMAND):
+        await delete(platform.broker.bootstrap, topic.name)
+    waits = await platform.submit()
+    go_on.touch()
+    for task_id in (runs, waits, await platform.submit()):
+        await platform.reaches(task_id, "completed")
+    await everything_is_back(platform, before)
+    assert await attempts(platform) == [1] * 3
     assert (await platform.api.get("/dead")).json()["dead_letters"] == []
 
 

@@ -4,6 +4,7 @@ import asyncio
 import os
 import shutil
 import signal
+import threading
 from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from tests.integration.runtime_parts import (
     PARTITION,
     client_of,
     committed,
+    delete,
     own_broker,
     own_store,
     running,
@@ -258,6 +260,76 @@ async def test_a_log_that_was_lost_is_read_from_its_new_beginning(
                 return len(await versions_seen(store)) == 150
 
             await eventually(all_applied, within=60, what="the new log to be applied whole", every=0.3)
+
+
+async def test_a_topic_that_was_made_anew_behind_a_consumer_s_back_is_read_from_its_beginning(
+    broker: KafkaProcess, store: SqliteStore
+) -> None:
+    """It was cut off meanwhile: its client goes on in the new topic where it was in the old one."""
+    kafka = client_of(broker.bootstrap)
+    loop = ConsumerLoop(Counting().inbound(store, SystemClock()), kafka, compare_every=1)
+    end = await tell(broker, [record(task_event(n)) for n in range(20)])
+
+    async def anew() -> None:
+        await delete(broker.bootstrap, TASK.name)
+        await tell(broker, [record(task_event(n)) for n in range(100, 150)])
+
+    async with running(loop.run()):
+        await is_committed(broker, end)
+        await eventually(lambda: loop._log, within=10, what="the consumer to know its topic")
+        beside = threading.Thread(target=asyncio.run, args=[anew()])
+        beside.start()
+        beside.join()  # meanwhile nothing of this loop has a turn
+
+        async def all_applied() -> bool:
+            return len(await versions_seen(store)) == 70
+
+        await eventually(all_applied, within=30, what="the new topic to be applied whole", every=0.2)
+        await is_committed(broker, 50)
+
+
+async def test_a_store_whose_tables_are_away_has_the_client_built_anew_and_skips_nothing(
+    broker: KafkaProcess, store: SqliteStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not an engine that is away: statements fail in themselves, of what is applied and of its dead letter."""
+    tables = {"c_seen": "aside", f"c_{DEAD_LETTERS.name}": "aside_too"}
+
+    async def rename(names: dict[str, str]) -> None:
+        async with store.transaction() as tx:
+            for old, new in names.items():
+                tx.connection.execute(f'ALTER TABLE "{old}" RENAME TO "{new}"')
+
+    await rename(tables)
+    end = await tell(broker, [record(task_event(n)) for n in range(3)])
+    async with running(loop_of(Counting(), store, broker).run()):
+        await eventually(lambda: "the client broke" in caplog.text, within=30, what="the consumer to fail")
+        assert not await committed(broker.bootstrap, GROUP, TASK.name)
+        await rename({new: old for old, new in tables.items()})
+        await is_committed(broker, end)
+    assert await versions_seen(store) == {f"task-{n:012x}": [1] for n in range(3)}
+    assert await store.count(DEAD_LETTERS.name) == 0
+
+
+async def test_how_far_a_consumer_is_behind_is_not_known_once_its_partition_was_taken_away(
+    kafka: str, store: SqliteStore
+) -> None:
+    await client_of(kafka).ensure_topics()
+    loop = ConsumerLoop(Counting().inbound(store, SystemClock()), client_of(kafka))
+    async with client_of(kafka).producer() as producer:
+        await producer.send_and_wait(TASK.name, b"{}")
+    async with client_of(kafka).reader() as consumer:
+        consumer.assign([PARTITION])
+        await consumer.seek_to_beginning(PARTITION)
+        await consumer.getone()
+        loop._consumer = consumer
+        assert await loop.lag() is not None
+        back = asyncio.create_task(consumer.seek_to_beginning(PARTITION))
+        await asyncio.sleep(0)
+        asking = asyncio.create_task(loop.lag())
+        await asyncio.sleep(0)
+        consumer.unsubscribe()
+        assert await asking is None
+        await back
 
 
 async def test_a_client_that_is_stopped_while_it_backs_off_does_not_cancel_its_owner(kafka: str) -> None:

@@ -12,13 +12,23 @@ from pathlib import Path
 import pytest
 
 from tests.harness import eventually
-from tests.integration.runtime_parts import client_of, log_of, own_broker, own_store, running, say
+from tests.integration.runtime_parts import (
+    client_of,
+    configs_of,
+    delete,
+    log_of,
+    own_broker,
+    own_store,
+    running,
+    say,
+)
 from tests.runtime_kit import task_event
 from trainwright.contracts.pulse import SchedulerProbed
-from trainwright.contracts.topics import PULSE, TASK
+from trainwright.contracts.topics import PULSE, TASK, TOPICS
 from trainwright.embedded.kafka import KafkaProcess
 from trainwright.runtime.apply import open_record
 from trainwright.runtime.clock import SystemClock
+from trainwright.runtime.kafka import topic_configs
 from trainwright.runtime.pulse import PulseSender
 from trainwright.runtime.relay import Relay
 from trainwright.storage.sqlite import SqliteStore
@@ -181,6 +191,38 @@ async def test_a_lost_log_is_noticed_by_a_relay_that_has_nothing_to_send(
 
             await client_of(again.bootstrap).ensure_topics()
             await eventually(everything_is_back, within=40, what="kept rows to be sent again", every=0.5)
+
+
+@pytest.mark.parametrize("others_write", [False, True])
+async def test_what_a_deleted_topic_held_goes_out_again(
+    broker: KafkaProcess, store: SqliteStore, others_write: bool
+) -> None:
+    """Also where others have since written beyond what this relay had sent; the topic has its settings again."""
+    kafka = client_of(broker.bootstrap)
+    relay = Relay("counting", store, kafka, SystemClock(), compare_every=1)
+
+    async def all_are_there() -> bool:
+        return {topic.name for topic in TOPICS} == (await kafka.topic_ids()).keys()
+
+    async with running(relay.run()):
+        await say(store, *[task_event(n) for n in range(20)])
+        await sent(store)
+        await delete(broker.bootstrap, PULSE.name)  # no relay ever writes it
+        await eventually(all_are_there, within=20, what="the topic to be made anew", every=0.2)
+        await delete(broker.bootstrap, TASK.name)
+        if others_write:
+            await kafka.ensure_topics()
+            async with kafka.producer() as producer:
+                for number in range(100, 200):
+                    await producer.send(TASK.name, key=task_event(number).subject.encode())
+                await producer.flush()
+
+        async def everything_is_back() -> bool:
+            return await all_are_there() and set(named(range(20))) <= set(await subjects(broker))
+
+        await eventually(everything_is_back, within=40, what="kept rows to be sent again", every=0.5)
+    async with kafka._admin() as admin:
+        assert (await configs_of(admin, TASK)).items() >= topic_configs(TASK).items()
 
 
 async def test_rows_that_were_sent_long_ago_are_swept_and_young_ones_kept(

@@ -7,19 +7,14 @@ from pathlib import Path
 import pytest
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
-from tests.integration.runtime_parts import client_of, own_broker
-from trainwright.contracts.topics import DEAD, TASK, TOPICS, Topic
-from trainwright.runtime.kafka import Kafka, topic_configs
+from tests.integration.runtime_parts import client_of, configs_of, own_broker
+from tests.patience import patient
+from trainwright.contracts.topics import DEAD, TASK, TOPICS
+from trainwright.embedded.archive import free_ports
+from trainwright.embedded.kafka import KafkaProcess
+from trainwright.runtime.kafka import UNREACHABLE, Kafka, topic_configs
 from trainwright.runtime.settings import RuntimeSettings
-
-
-async def configs_of(admin: AIOKafkaAdminClient, topic: Topic) -> dict[str, str]:
-    """Return a topic's settings as the broker has them."""
-    (answer,) = await admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, topic.name)])
-    ((_, _, _, _, entries),) = answer.resources
-    return {entry[0]: entry[1] for entry in entries}
 
 
 async def test_topics_are_made_as_the_table_says_and_twice_is_once(kafka: str) -> None:
@@ -49,6 +44,24 @@ async def test_a_clock_that_is_wrong_neither_blocks_nor_deletes(kafka: str) -> N
             wrong = int((time.time() + hours * 3600) * 1000)
             ack = await producer.send_and_wait(DEAD.name, b"x", timestamp_ms=wrong)
             assert abs(ack.timestamp / 1000 - time.time()) < 60
+
+
+async def test_a_broker_that_is_not_ready_yet_is_told_like_one_that_is_away(tmp_path: Path) -> None:
+    """Whatever its state while it starts, clients raise what is waited for."""
+    port, controller_port = free_ports(2)
+    broker = KafkaProcess(tmp_path / "kafka", port=port, controller_port=controller_port)
+    broker.start()
+    asked, until = Kafka(RuntimeSettings(kafka=broker.bootstrap)), patient(60)
+    try:
+        while True:
+            try:
+                await asked.ensure_topics()
+                assert await asked.cluster_id() == broker.cluster_id()
+                break
+            except UNREACHABLE:
+                assert time.monotonic() < until
+    finally:
+        broker.kill()
 
 
 async def test_other_partitions_than_declared_are_said_and_left_alone(

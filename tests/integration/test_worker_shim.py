@@ -116,6 +116,18 @@ def test_an_ending_by_itself_is_written_with_its_output(attempt: Attempt) -> Non
     assert shim["shim_start"]
 
 
+def test_an_ending_that_cannot_be_written_is_written_when_it_can(attempt: Attempt) -> None:
+    in_the_way = attempt.directory / "exit.json"
+    in_the_way.mkdir()
+    attempt.start("raise SystemExit(3)")
+    tried = attempt.directory / "exit.json.tmp"
+    wait_until(tried.exists, "the ending was not tried")
+    first = tried.stat().st_mtime_ns
+    wait_until(lambda: tried.stat().st_mtime_ns != first, "the ending was not tried again")
+    in_the_way.rmdir()
+    assert attempt.ending()["exit_code"] == 3
+
+
 def test_a_crash_is_named_by_its_signal(attempt: Attempt) -> None:
     attempt.start("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)")
     assert (attempt.ending()["exit_code"], attempt.ending()["signal"]) == (None, "SIGSEGV")

@@ -321,6 +321,9 @@ class SimKafka:
         await self._reach()
         return "simulated"
 
+    async def topic_ids(self) -> dict[str, str]:
+        return {topic.name: topic.name for topic in TOPICS}
+
     async def end_offsets(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
         await self._reach()
         return {one: len(self._log.records[one.topic][one.partition]) for one in partitions}

@@ -1,9 +1,13 @@
 """Whose is which path: the table, and what does not fit it."""
 
+import asyncio
+
+import httpx
 import pytest
 
 from services.gateway.domain import OFFSETS, ROUTES, owner_of
 from services.gateway.openapi import merged
+from services.gateway.readiness import platform_readiness
 
 
 @pytest.mark.parametrize(
@@ -60,3 +64,19 @@ def test_two_schemas_of_one_name_both_survive() -> None:
     assert "x" in result["components"]["schemas"]["Thing"]["properties"]
     assert "y" in result["components"]["schemas"]["LogThing"]["properties"]
     assert "422" not in result["paths"]["/api/v1/training/b"]["get"]["responses"]
+
+
+async def test_a_service_that_says_nothing_in_time_or_nonsense_is_down_and_the_platform_with_it() -> None:
+    async def silent() -> httpx.Response:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def nonsense() -> httpx.Response:
+        return httpx.Response(200, text="hello")
+
+    found = await platform_readiness({"task": silent, "log": nonsense}, within=0.01)
+    assert found.status == "down"
+    assert [(one.service, one.status, one.detail) for one in found.services] == [
+        ("task", "down", "says nothing for 0.01 s"),
+        ("log", "down", "does not answer"),
+    ]

@@ -134,7 +134,7 @@ async def test_what_counts_is_the_address_at_the_connect(monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("text", ["10.0.0.1/8", "nonsense", "10.0.0.0/33"])
 def test_a_network_that_is_none_is_refused_at_start(text: str) -> None:
-    with pytest.raises(ValueError, match="webhooks_allow"):
+    with pytest.raises(ValueError, match="GATEWAY_WEBHOOKS_ALLOW"):
         GatewaySettings(webhooks_allow=text)
 
 

@@ -1,5 +1,8 @@
-"""Where settings come from."""
+"""Where settings come from, and how a process ends that cannot use one."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -45,3 +48,46 @@ def test_a_part_is_named_without_its_password() -> None:
     assert "secret" not in said.lower().replace("_secret_key", "")
     assert all(word in said for word in ("mongo:27017", "TRAINWRIGHT_STORE", "minio:9000", "models"))
     assert "TRAINWRIGHT_S3_SECRET_KEY" in said
+
+
+@pytest.mark.parametrize(
+    ("program", "name", "value", "said"),
+    [
+        ("services", "TRAINWRIGHT_PORT", "high", "trainwright: TRAINWRIGHT_PORT: Input should be a valid integer"),
+        ("services", "GATEWAY_WEBHOOKS_ALLOW", "here", "trainwright: GATEWAY_WEBHOOKS_ALLOW: "),
+        ("services.scheduler", "SCHEDULER_LEASE", "long", "trainwright: SCHEDULER_LEASE: Input should be a valid"),
+        ("services.log", "TRAINWRIGHT_STORE", "tape:1", "trainwright: 'tape:1' is not `sqlite:<folder>`"),
+        (
+            "services.task",
+            "TRAINWRIGHT_SECRETS",
+            "/none",
+            "trainwright: TRAINWRIGHT_SECRETS is /none, and there is",
+        ),
+        (
+            "services.result",
+            "TRAINWRIGHT_BLOBS",
+            "s3:",
+            "trainwright: TRAINWRIGHT_BLOBS is 's3:' without a bucket",
+        ),
+        (
+            "services.trainer_worker",
+            "TRAINWRIGHT_WORKER_PORTS",
+            "9-1",
+            "trainwright worker: TRAINWRIGHT_WORKER_PORTS",
+        ),
+    ],
+)
+def test_a_setting_that_cannot_be_used_ends_a_program_with_one_line(
+    tmp_path: Path, program: str, name: str, value: str, said: str
+) -> None:
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run(
+        [sys.executable, "-m", program],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(root), name: value},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert (done.returncode, done.stderr.splitlines()[0][: len(said)]) == (1, said)
+    assert "Traceback" not in done.stderr

@@ -1,5 +1,6 @@
 """What the scheduler does by itself, over its own store: what commands carry, what a worker does not know."""
 
+import contextlib
 from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -17,6 +18,7 @@ from tests.runtime_kit import MOMENT, FastClock, task_event
 from trainwright.contracts.base import Event
 from trainwright.contracts.checkpoint import Checkpoint
 from trainwright.contracts.command import RunAttempt, StopAttempt
+from trainwright.contracts.errors import StoreUnavailable
 from trainwright.contracts.failure import FailureClass
 from trainwright.contracts.pulse import WorkerHeartbeat
 from trainwright.contracts.queue import PlacementState
@@ -40,7 +42,8 @@ class Scheduler:
         self.leases = Leases(self.clock, settings, ["voice"])
         pulses = PulseSender("scheduler", Kafka(RuntimeSettings()), self.clock)
         self.passes = Passes(store, self.leases, settings, self.clock, pulses)
-        self.handlers = Handlers(self.leases, settings, self.passes.wake, self.passes.board.has_its_place)
+        board = self.passes.board
+        self.handlers = Handlers(self.leases, settings, self.passes.wake, board.has_its_place, board.heeds_stop)
 
     async def hear(self, event: Event) -> Sequence[Any]:
         """Apply an event; return what follows."""
@@ -206,6 +209,11 @@ async def test_what_a_worker_says_of_a_run_s_habits_counts_when_places_are_neede
     await scheduler.passes.place()
     assert not (await scheduler.passes.look()).state.runs[TASK].heeds_stop
     beat = WorkerHeartbeat(worker_id="w", incarnation="one", time=MOMENT, running=[KNOWN], heeding=[TASK])
+    with contextlib.suppress(StoreUnavailable):
+        async with scheduler.store.transaction() as tx:
+            await scheduler.handlers.on_heartbeat(beat, tx=tx, clock=scheduler.clock)
+            raise StoreUnavailable("its commit fails")
+    assert not (await scheduler.passes.look()).state.runs[TASK].heeds_stop
     await scheduler.hear(beat)
     assert (await scheduler.passes.look()).state.runs[TASK].heeds_stop
     await scheduler.hear(beat.model_copy(update={"heeding": []}))

@@ -1,6 +1,7 @@
 """Storing and fetching checkpoints on a real folder of blobs that is away, full, or holds damaged ones."""
 
 import hashlib
+import os
 import shutil
 import socket
 from datetime import UTC, datetime, timedelta
@@ -139,6 +140,17 @@ async def test_what_is_half_written_removed_or_damaged_is_not_told(run: Run) -> 
         assert words in run.notes
 
 
+async def test_what_a_full_disk_does_not_take_is_said_when_it_does(run: Run) -> None:
+    (run.save(2) / "state.json").write_bytes(b"weightS")
+    run.save(1)
+    log = run.directory / spawn.AGENT_LOG
+    log.symlink_to("/dev/full")
+    assert await run.finish() == [1], "nor does that hold up what is whole"
+    log.unlink()
+    assert await run.finish() == [1]
+    assert run.notes.count("step-0000000002 is damaged and not stored: state.json") == 1
+
+
 async def test_one_that_the_run_removes_while_it_is_stored_is_passed_over_in_silence(run: Run) -> None:
     run.save(1)
     vanishing = run.save(2)
@@ -269,6 +281,22 @@ async def test_a_folder_that_cannot_be_written_is_the_machines_fault(run: Run) -
     assert failure.failure_class is FailureClass.ENVIRONMENT_ERROR
     assert failure.message.startswith("the run's folder: ")
     assert "Is a directory" in failure.message
+
+
+async def test_a_folder_that_the_worker_may_not_use_is_its_own_fault(run: Run) -> None:
+    user = os.geteuid()
+    run.directory.chmod(0)
+    if user == 0:
+        os.seteuid(65534)  # root may do everything
+    try:
+        failure = await prepare(run.attempt, run.directory, place_in(run.directory.parent, run.clock))
+    finally:
+        os.seteuid(user)
+        run.directory.chmod(0o700)
+    assert failure is not None
+    assert failure.failure_class is FailureClass.ENVIRONMENT_ERROR
+    assert failure.message.startswith("the run's folder: ")
+    assert "Permission denied" in failure.message
 
 
 async def test_a_port_that_somebody_else_has_is_the_machines_fault(run: Run) -> None:

@@ -18,6 +18,7 @@ from trainwright.runtime.apply import Inbound, apply, apply_each
 from trainwright.runtime.clock import Backoff, Clock
 from trainwright.runtime.envelope import Record, Reread
 from trainwright.runtime.kafka import UNREACHABLE, Kafka
+from trainwright.runtime.relay import COMPARE_EVERY
 from trainwright.runtime.telemetry.figures import count
 from trainwright.runtime.telemetry.names import DEAD_LETTERED, HANDLER_FAILURES
 
@@ -46,13 +47,15 @@ Polled = Mapping[TopicPartition, Sequence[Record]]
 class ConsumerLoop:
     """Reads one topic for one service."""
 
-    def __init__(self, inbound: Inbound, kafka: Kafka) -> None:
+    def __init__(self, inbound: Inbound, kafka: Kafka, *, compare_every: float = COMPARE_EVERY) -> None:
+        self._compare_every = compare_every
         self._inbound = inbound
         self._kafka = kafka
         self._clock = inbound.clock
         self.name = f"{inbound.service}<-{inbound.topic.name}"
         self.topic = inbound.topic.name
         self._consumer: AIOKafkaConsumer | None = None
+        self._log: str | None = None
         self._applying = 0
         self._careful = False
         self.connected = False
@@ -95,7 +98,11 @@ class ConsumerLoop:
 
     async def _consume(self, consumer: AIOKafkaConsumer, backoff: Backoff) -> None:
         answers, assigned = Answers(consumer, self._clock), self._clock.monotonic()
+        compared = self._clock.monotonic()
         while True:
+            if self._clock.monotonic() - compared > self._compare_every:
+                await self._compare_log(consumer)
+                compared = self._clock.monotonic()
             silent = answers.silent_for()
             self.connected = silent < AWAY_AFTER
             if silent > STUCK_AFTER:
@@ -119,6 +126,17 @@ class ConsumerLoop:
                 backoff.reset()
                 if self._inbound.topic is PULSE:
                     await self._clock.sleep(GATHER)
+
+    async def _compare_log(self, consumer: AIOKafkaConsumer) -> None:
+        """Read a topic that was deleted and made anew from its beginning.
+
+        The client may not have noticed, and would go on in the new one where it was in the old one.
+        """
+        found = (await self._kafka.topic_ids()).get(self.topic)
+        if found and self._log and found != self._log and consumer.assignment():
+            logger.warning("%s: the topic is another one; it is read from its beginning", self.name)
+            await consumer.seek_to_beginning()
+        self._log = found or self._log
 
     def _ask_for_partitions(self, consumer: AIOKafkaConsumer) -> None:
         """Get out of having nothing to read, which is right only for one of several members.

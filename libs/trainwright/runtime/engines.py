@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from trainwright.runtime.environment import Unfit
 from trainwright.runtime.settings import RuntimeSettings
 from trainwright.storage.blob import BlobStore
 from trainwright.storage.directory import DirectoryBlobs
@@ -23,7 +24,7 @@ def documents(settings: RuntimeSettings, name: str, collections: Sequence[Collec
     """Return the store of a service; nothing is connected yet.
 
     Raises:
-        ValueError: The setting names no engine.
+        Unfit: The setting names no engine.
     """
     return _mongo(settings, name, collections) if settings.is_mongodb else _sqlite(settings, name, collections)
 
@@ -62,7 +63,7 @@ def blobs(settings: RuntimeSettings) -> BlobStore:
     """Return the blob store; nothing is connected yet.
 
     Raises:
-        ValueError: The setting names no engine, or S3's address is none.
+        Unfit: The setting names no engine, or S3's address is none.
     """
     scheme, _, bucket = settings.blobs.partition(":")
     if scheme != "s3":
@@ -70,9 +71,13 @@ def blobs(settings: RuntimeSettings) -> BlobStore:
     from trainwright.storage.s3 import S3Blobs, s3_client
 
     if not bucket:
-        raise ValueError("TRAINWRIGHT_BLOBS is 's3:' without a bucket; write s3:<bucket>")
+        raise Unfit("TRAINWRIGHT_BLOBS is 's3:' without a bucket; write s3:<bucket>")
     keys = settings.s3_access_key.get_secret_value(), settings.s3_secret_key.get_secret_value()
-    return S3Blobs(s3_client(settings.s3_url, *keys, region=settings.s3_region), bucket)
+    try:
+        client = s3_client(settings.s3_url, *keys, region=settings.s3_region)
+    except ValueError as error:
+        raise Unfit(f"TRAINWRIGHT_S3_URL: {error}") from error
+    return S3Blobs(client, bucket)
 
 
 def kafka_in_words(settings: RuntimeSettings) -> str:

@@ -1,6 +1,7 @@
 """Where settings come from: the environment, and a file ``.env`` for what the environment does not say."""
 
 import os
+from typing import Any
 
 from pydantic import ValidationError
 from pydantic_settings import BaseSettings, DotEnvSettingsSource, PydanticBaseSettingsSource, SettingsError
@@ -10,10 +11,13 @@ from trainwright.runtime.secret_files import secret_files
 VARIABLE = "TRAINWRIGHT_ENV_FILE"
 
 
-def unfit(error: ValidationError | SettingsError, prefix: str) -> str:
-    """Return which settings cannot be used and why, as who set them would name them."""
-    if isinstance(error, SettingsError):
-        return f"{error}; it wants JSON"
+class Unfit(ValueError):
+    """A setting cannot be used; says which and why, as who set it would name it. A process ends with that line."""
+
+
+def _why(error: ValueError, prefix: str) -> str:
+    if not isinstance(error, ValidationError):
+        return f"{error}; it wants JSON" if isinstance(error, SettingsError) else str(error)
     problems = []
     for one in error.errors(include_url=False, include_input=False):
         name, *inner = map(str, one["loc"]) if one["loc"] else ("",)
@@ -25,7 +29,16 @@ def unfit(error: ValidationError | SettingsError, prefix: str) -> str:
 class EnvironmentSettings(BaseSettings):
     """Settings that are read once when they are made; the file is ``.env`` in the working directory, or what
     ``TRAINWRIGHT_ENV_FILE`` names.
+
+    Raises:
+        Unfit: One of them cannot be used.
     """
+
+    def __init__(self, **given: Any) -> None:
+        try:
+            super().__init__(**given)
+        except ValueError as error:
+            raise Unfit(_why(error, self.model_config["env_prefix"])) from error
 
     @classmethod
     def settings_customise_sources(

@@ -1,13 +1,13 @@
 """The relay: publishes a service's outbox, in order, at least once, and keeps what it sent for 24 hours.
 
-When the log turns out to have lost records (another cluster, or an end before what was acknowledged), the kept
-rows are published again; readers ignore what they have.
+When the log turns out to have lost records (another cluster or topic, or an end before what was acknowledged), the
+kept rows are published again; readers ignore what they have.
 """
 
 import asyncio
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 
@@ -16,6 +16,7 @@ from aiokafka.structs import RecordMetadata
 
 from trainwright import crash
 from trainwright.contracts.errors import StoreUnavailable
+from trainwright.contracts.topics import TOPICS
 from trainwright.runtime.clock import Backoff, Clock
 from trainwright.runtime.kafka import UNREACHABLE, Kafka
 from trainwright.runtime.telemetry.publishing import Publishing
@@ -126,28 +127,33 @@ class Relay:
         """
         while True:
             await self._clock.sleep(self._compare_every)
-            if await self._has_lost(await self._store.log_position(), await self._kafka.cluster_id()):
+            cluster_id, topics = await self._kafka.cluster_id(), await self._kafka.topic_ids()
+            if len(topics) < len(TOPICS) or await self._has_lost(self._position, cluster_id, topics):
                 return
 
     async def _compare_log(self) -> None:
         known = await self._store.log_position()
         cluster_id = await self._kafka.cluster_id()
         await self._kafka.ensure_topics()  # a log that was lost took its topics with it
-        self._position = LogPosition(cluster_id, known.offsets)
-        if await self._has_lost(known, cluster_id):
-            await self._send_again("it is another cluster, or ends before the last record")
+        topics = await self._kafka.topic_ids()
+        self._position = LogPosition(cluster_id, known.offsets, topics)
+        if await self._has_lost(known, cluster_id, topics):
+            await self._send_again("it or a topic is another one, or ends before the last record")
 
     async def _send_again(self, why: str) -> None:
         count = await self._store.outbox_again(self._clock.now() - KEEP)
         logger.warning("%s: the log has lost records (%s); %d kept events go out again", self._service, why, count)
-        self._position = LogPosition(self._position.cluster_id)
+        self._position = replace(self._position, offsets={})
 
-    async def _has_lost(self, known: LogPosition, cluster_id: str) -> bool:
+    async def _has_lost(self, known: LogPosition, cluster_id: str, topics: Mapping[str, str]) -> bool:
         if cluster_id != known.cluster_id:
             return known.cluster_id is not None
         partitions = {name: _partition(name) for name in known.offsets}
         if not partitions:
             return False
+        written = {tp.topic for tp in partitions.values()} & known.topics.keys()
+        if any(topics.get(name) != known.topics[name] for name in written):
+            return True
         ends = await self._kafka.end_offsets(list(partitions.values()))
         return any(ends.get(tp, 0) <= known.offsets[name] for name, tp in partitions.items())
 
@@ -179,7 +185,7 @@ def _went_back(position: LogPosition, acks: Sequence[RecordMetadata]) -> bool:
 
 def _after(position: LogPosition, acks: Sequence[RecordMetadata]) -> LogPosition:
     newest = {f"{ack.topic}/{ack.partition}": ack.offset for ack in acks if ack.offset >= 0}
-    return LogPosition(position.cluster_id, {**position.offsets, **newest})
+    return replace(position, offsets={**position.offsets, **newest})
 
 
 def _partition(name: str) -> TopicPartition:

@@ -6,11 +6,13 @@ import logging
 import os
 import secrets
 import signal
+import sys
 from collections.abc import Callable, Coroutine, Sequence
 
 from pydantic import SecretStr
 
 from trainwright.runtime import engines, own_logs
+from trainwright.runtime.environment import Unfit
 from trainwright.runtime.member import Member
 from trainwright.runtime.server import Server
 from trainwright.runtime.service import Builder, Runtime
@@ -31,7 +33,10 @@ Job = Coroutine[None, None, None]
 def main(builders: Sequence[Builder], *, listening: str) -> None:
     """Run services until SIGTERM or SIGINT; the one named ``listening`` answers on the process's port."""
     own_logs.begin()
-    asyncio.run(run(builders, with_token(RuntimeSettings()), listening=listening))
+    try:
+        asyncio.run(run(builders, with_token(RuntimeSettings()), listening=listening))
+    except Unfit as error:
+        sys.exit(f"trainwright: {error}")
 
 
 def with_token(settings: RuntimeSettings) -> RuntimeSettings:

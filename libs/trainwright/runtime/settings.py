@@ -6,7 +6,7 @@ from typing import Literal
 from pydantic import AliasChoices, Field, SecretStr
 from pydantic_settings import SettingsConfigDict
 
-from trainwright.runtime.environment import EnvironmentSettings
+from trainwright.runtime.environment import EnvironmentSettings, Unfit
 
 
 class RuntimeSettings(EnvironmentSettings):
@@ -69,9 +69,9 @@ class RuntimeSettings(EnvironmentSettings):
         """Return the folder of a setting like ``sqlite:<folder>``.
 
         Raises:
-            ValueError: The setting has another scheme.
+            Unfit: The setting has another scheme.
         """
         found, _, path = setting.partition(":")
         if found != scheme or not path:
-            raise ValueError(f"{setting!r} is not `{scheme}:<folder>`")
+            raise Unfit(f"{setting!r} is not `{scheme}:<folder>`")
         return Path(path)

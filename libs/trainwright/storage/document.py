@@ -86,10 +86,12 @@ class OutboxRow:
 
 @dataclass(frozen=True, slots=True)
 class LogPosition:
-    """How far the relay knows the log to reach: cluster, and last acknowledged offset by partition."""
+    """How far the relay knows the log to reach: last acknowledged offset by partition, and which log that is."""
 
     cluster_id: str | None = None
     offsets: Mapping[str, int] = field(default_factory=dict)
+    topics: Mapping[str, str] = field(default_factory=dict)
+    """Identity of each topic, by name."""
 
 
 class Reader(Protocol):

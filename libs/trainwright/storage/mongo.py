@@ -168,7 +168,8 @@ class MongoTransaction:
         self.write(OUTBOX, [UpdateMany(rows, {"$set": {"sent": True, "sent_at": iso(at)}})])
 
     async def set_log_position(self, position: LogPosition) -> None:
-        await self.put(FACTS, _POSITION, {"cluster": position.cluster_id, "offsets": dict(position.offsets)})
+        found = {"cluster": position.cluster_id, "offsets": position.offsets, "topics": position.topics}
+        await self.put(FACTS, _POSITION, found)
 
     async def stored(self, collection: str, id: str) -> Document | None:
         """Return a document of another port as it lies there, or None; it is not to be changed."""
@@ -325,7 +326,7 @@ class MongoStore(MongoLease):
 
     async def log_position(self) -> LogPosition:
         found = await self.get(FACTS, _POSITION)
-        return LogPosition() if found is None else LogPosition(found["cluster"], found["offsets"])
+        return LogPosition(found["cluster"], found["offsets"], found.get("topics", {})) if found else LogPosition()
 
     async def _commit(self, session: AsyncIOMotorClientSession, mark: str, transaction: MongoTransaction) -> None:
         """Commit; when it is not known whether that happened, ask again, then look for the mark."""

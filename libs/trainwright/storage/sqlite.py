@@ -148,7 +148,7 @@ class SqliteTransaction:
         self.connection.executemany("UPDATE outbox SET sent_at = ? WHERE seq = ?", [(moment, s) for s in seqs])
 
     async def set_log_position(self, position: LogPosition) -> None:
-        text = orjson.dumps([position.cluster_id, dict(position.offsets)]).decode()
+        text = orjson.dumps([position.cluster_id, position.offsets, position.topics]).decode()
         self.connection.execute("INSERT OR REPLACE INTO log_position VALUES (1, ?)", (text,))
 
 
@@ -184,13 +184,14 @@ class SqliteStore:
         async with self._writing:
             if self._looker is not None:
                 self._looker.close()
-            # The others each on its own thread: behind what is still being read or written there.
-            for connection, thread in ((self._reader, self._reader_thread), (self._writer, self._writer_thread)):
+            others = ((self._reader, self._reader_thread), (self._writer, self._writer_thread))
+            self._reader = self._writer = self._looker = None  # who comes now is told that it is closed
+            self._writer_thread, self._reader_thread = self._threads()
+            # Each on its own thread: behind what is still being read or written there.
+            for connection, thread in others:
                 if connection is not None:
                     await self._on(thread, connection.close)
                 thread.shutdown()
-            self._reader = self._writer = self._looker = None
-            self._writer_thread, self._reader_thread = self._threads()
 
     @contextlib.asynccontextmanager
     async def transaction(self) -> AsyncIterator[SqliteTransaction]:

@@ -5,6 +5,7 @@ Not here: what must be true at the end (``checker.py``).
 
 from collections import defaultdict
 from collections.abc import Sequence
+from itertools import chain
 
 from tests.simulation.bus import SimLog
 from tests.simulation.model import room_is_kept
@@ -29,8 +30,8 @@ class Witness:
         self._schedulers = schedulers
         self._workers = {worker.name: worker for worker in workers}
         self._seen = 0
-        self._counted = 0
-        """The commit after which what workers hold was last counted."""
+        self._held: dict[str, list[tuple[str, float]]] = {}
+        """The cores that each task holds, by worker."""
         self._lost: set[tuple[str, int]] = set()
         self._sent: dict[str, int] = defaultdict(int)
 
@@ -44,11 +45,8 @@ class Witness:
             for seq in [seq for seq in pending if seq > self._seen]:
                 self._seen = seq
                 row = pending[seq]
-                headers = [(name, text.encode()) for name, text in row.headers]
-                opened = self._log.open(Reread("outbox", 0, seq, None, row.value, headers))
-                event = opened[1] if opened is not None else None
-                if isinstance(event, WorkerLost) and "silent" in event.placement.reason:
-                    self._check_silence(event)
+                if dict(row.headers)["ce_type"] == WorkerLost.type_name():
+                    self._check_silence(WorkerLost.model_validate_json(row.value))
 
     def on_position(self, program: Program, records: Sequence[Reread]) -> None:
         """What a reader says it is done with has its place in its store."""
@@ -87,20 +85,24 @@ class Witness:
 
     def _check_room(self) -> None:
         """No worker is given more than it has."""
-        if self._counted == (counted := self._schedulers[0].state.written.get("entries", 0)):
+        written = self._schedulers[0].state.written.get("entries")
+        if written is None:
             return
-        self._counted = counted
-        held: dict[str, float] = defaultdict(float)
-        for one in self._schedulers[0].state.documents["entries"].values():
+        for task_id, one in written.items():
             placement = one.value["placement"] if one is not None else {}
-            if placement.get("state") == PlacementState.ASSIGNED:
-                for member in placement["members"] or [placement]:
-                    held[member["worker_id"]] += member["slots"]["cpu"]
+            has_place = placement.get("state") == PlacementState.ASSIGNED
+            members = (placement["members"] or [placement]) if has_place else []
+            self._held[task_id] = [(member["worker_id"], member["slots"]["cpu"]) for member in members]
+        held: dict[str, float] = defaultdict(float)
+        for worker_id, cpu in chain.from_iterable(self._held.values()):
+            held[worker_id] += cpu
         self.broken += room_is_kept(held, {name: worker.cpus for name, worker in self._workers.items()})
 
     def _check_silence(self, event: WorkerLost) -> None:
         """Unreachable is not failed: who could speak all the time, and was only not heard, is not given up."""
         placement = event.placement
+        if "silent" not in placement.reason:
+            return
         if (placement.task_id, placement.version) in self._lost:  # said again to who has not heard it
             return
         self._lost.add((placement.task_id, placement.version))

@@ -194,6 +194,10 @@ async def _meddle(world: World, task: SimService, task_id: str, wishes: Wishes) 
 
 
 def _is_over(found: Installation) -> bool:
+    """Return whether nobody is away any more, and every task is where it is to be."""
+    world = found.task.world
+    if world.now < max(found.log.back_at, *(program.well_since for program in world.programs)):
+        return False
     for id, one in found.task.state.documents["tasks"].items():
         status = one.value["status"] if one is not None else None
         parked = status == TaskStatus.PAUSED and found.wishes.last.get(id) == "pause"

@@ -124,11 +124,11 @@ class Board:
             self._base = self.clock.now().timestamp() - self.clock.monotonic()
             await self._load(reader, self.now())
         at = self.now()
-        touched, self._touched = self._touched, {}
+        touched, self._touched, fold = self._touched, {}, self._fold
         try:
             for collection in COLLECTIONS:
                 for id in touched.get(collection.name, ()):
-                    self._fold[collection.name](id, await reader.get(collection.name, id), at)
+                    fold[collection.name](id, await reader.get(collection.name, id), at)
         except BaseException:
             self.forget()
             raise

@@ -21,7 +21,7 @@ from aiokafka.structs import RecordMetadata
 from tests.simulation.world import Life, Program, World
 from trainwright.contracts.base import Event
 from trainwright.contracts.topics import TOPICS, Topic
-from trainwright.runtime.apply import open_record
+from trainwright.runtime import apply
 from trainwright.runtime.envelope import Envelope, Poison, Reread
 
 LOST = [("ce_id", b"lost"), ("ce_type", b"trainwright.nothing.Lost.v1"), ("ce_source", b"/chaos")]
@@ -52,7 +52,6 @@ class SimLog:
     lost: list[str] = field(default_factory=list)
     on_position: Callable[[Program, Sequence[Reread]], None] = field(default=lambda program, records: None)
     """Told of the records that a reader says it is done with, at that moment."""
-    _opened: dict[tuple[str, int, int], Opened] = field(default_factory=dict)
     _waiting: dict[str, list["asyncio.Future[None]"]] = field(default_factory=lambda: defaultdict(list))
     members: dict[tuple[str, str], list["SimConsumer"]] = field(default_factory=lambda: defaultdict(list))
 
@@ -100,14 +99,11 @@ class SimLog:
                 self._waiting[topic].remove(waiter)
 
     def open(self, record: Reread) -> Opened:
-        """Return what a record holds, read once for whoever looks on."""
-        where = (record.topic, record.partition, record.offset)
-        if where not in self._opened:
-            try:
-                self._opened[where] = open_record(record)
-            except Poison:
-                self._opened[where] = None
-        return self._opened[where]
+        """Return what a record holds."""
+        try:
+            return apply.open_record(record)
+        except Poison:
+            return None
 
     def events(self) -> Iterator[tuple[Envelope, Event]]:
         """Yield every event that can be read, topic by topic, partition by partition, in order."""

@@ -26,6 +26,9 @@ from trainwright.contracts.worker import WorkerEvent
 from trainwright.runtime.apply import DEAD_LETTERS, Inbound, apply
 from trainwright.runtime.envelope import Envelope
 
+Tasks = dict[str, TaskDocument]
+"""Every task as its own service has it."""
+
 
 @dataclass(slots=True)
 class Wishes:
@@ -60,17 +63,17 @@ class Installation:
 
 def broken(found: Installation) -> list[str]:
     """Return the promises that do not hold, in words."""
-    events = list(found.log.events())
+    events, tasks = list(found.log.events()), _tasks(found)
     checks = (
-        _accepted_is_kept(found),
+        _accepted_is_kept(found, tasks),
         versions_are_one(events),
         _histories_are_legal(events),
-        _readers_are_up_to_date(found, events),
-        _everything_is_over(found),
+        _readers_are_up_to_date(found, events, tasks),
+        _everything_is_over(found, tasks),
         _attempts_are_run_once(found, events),
-        _ends_are_true(found, events),
+        _ends_are_true(found, events, tasks),
         _only_rubbish_is_put_aside(found),
-        _nothing_is_left(found),
+        _nothing_is_left(found, tasks),
     )
     return [*found.witness.broken, *(line for check in checks for line in check)]
 
@@ -85,7 +88,7 @@ def fingerprint(found: Installation) -> str:
         if topic is DEAD:
             continue
         for record in found.log.all_of(topic.name):
-            digest.update(repr((topic.name, record.key, record.value)).encode())
+            digest.update(b"\0".join((topic.name.encode(), record.key or b"", record.value or b"")))
     return digest.hexdigest()
 
 
@@ -109,23 +112,22 @@ async def replayed(found: Installation) -> list[str]:
     return lines
 
 
-def _content(program: Program) -> str:
-    state, digest = program.state, hashlib.sha256()
-    for name, documents in sorted(state.documents.items()):
-        for id, one in sorted(documents.items()):
-            digest.update(repr((name, id, one and one.raw)).encode())
-    digest.update(repr((sorted(state.inbox), sorted(state.guards.items()), state.seq)).encode())
-    return digest.hexdigest()
+def _content(program: Program) -> tuple[Any, ...]:
+    state = program.state
+    documents = {
+        (name, id): one and one.raw for name, found in state.documents.items() for id, one in found.items()
+    }
+    return documents, set(state.inbox), dict(state.guards), state.seq
 
 
-def _tasks(found: Installation) -> dict[str, TaskDocument]:
+def _tasks(found: Installation) -> Tasks:
     kept = found.task.state.documents["tasks"]
-    return {id: TaskDocument.model_validate_json(one.raw) for id, one in kept.items() if one is not None}
+    return {id: TaskDocument.model_validate(one.value) for id, one in kept.items() if one is not None}
 
 
-def _accepted_is_kept(found: Installation) -> Iterator[str]:
+def _accepted_is_kept(found: Installation, tasks: Tasks) -> Iterator[str]:
     """I1: what was answered is there."""
-    for task_id in found.wishes.accepted - set(_tasks(found)):
+    for task_id in found.wishes.accepted - set(tasks):
         yield f"I1: {task_id} was accepted and is not there"
 
 
@@ -172,24 +174,25 @@ def _document(event: Event) -> tuple[tuple[str, ...], Any, Contract] | None:
     return None
 
 
-def _readers_are_up_to_date(found: Installation, events: list[tuple[Envelope, Event]]) -> Iterator[str]:
+def _readers_are_up_to_date(
+    found: Installation, events: list[tuple[Envelope, Event]], own: Tasks
+) -> Iterator[str]:
     """I3: after the healing the scheduler's copy of each task is the task service's own."""
-    own = _tasks(found)
     newest: dict[str, int] = defaultdict(int)
     for _, event in events:
         if isinstance(event, TaskEvent):
             newest[event.task.task_id] = max(newest[event.task.task_id], event.task.version)
     for id, one in found.scheduler.state.documents["entries"].items():
-        copy = TaskDocument.model_validate(one.value["task"]) if one is not None else None
-        if copy is not None and copy.version != newest[id]:
-            yield f"I3: the scheduler has version {copy.version} of {id}; the log has {newest[id]}"
-        if id in own and copy is not None and copy.version > own[id].version:
-            yield f"I3: the scheduler has version {copy.version} of {id}; its owner {own[id].version}"
+        version = one.value["task"]["version"] if one is not None else newest[id]
+        if version != newest[id]:
+            yield f"I3: the scheduler has version {version} of {id}; the log has {newest[id]}"
+        if id in own and version > own[id].version:
+            yield f"I3: the scheduler has version {version} of {id}; its owner {own[id].version}"
 
 
-def _everything_is_over(found: Installation) -> Iterator[str]:
+def _everything_is_over(found: Installation, tasks: Tasks) -> Iterator[str]:
     """I4: every task that was to run is final, or parked as somebody wished."""
-    for task_id, task in _tasks(found).items():
+    for task_id, task in tasks.items():
         wish = found.wishes.last.get(task_id, "start")
         if task.status in FINAL or (task.status is TaskStatus.PAUSED and wish == "pause"):
             continue
@@ -230,13 +233,13 @@ def _attempts_are_run_once(found: Installation, events: list[tuple[Envelope, Eve
             yield f"I2: attempt {attempt} of {task_id} ran and was never given"
 
 
-def _ends_are_true(found: Installation, events: list[tuple[Envelope, Event]]) -> Iterator[str]:
+def _ends_are_true(found: Installation, events: list[tuple[Envelope, Event]], tasks: Tasks) -> Iterator[str]:
     """A task's end is what its newest attempt came to; what its own failures cost it is what it paid."""
     ended: dict[tuple[str, int], AttemptEnded] = {}
     for _, event in events:
         if isinstance(event, AttemptEnded):
             ended[event.attempt.task_id, event.attempt.attempt] = event
-    for task_id, task in _tasks(found).items():
+    for task_id, task in tasks.items():
         last = ended.get((task_id, task.attempt))
         outcome = last.attempt.outcome if last is not None else None
         if task.status is TaskStatus.COMPLETED and outcome is not Outcome.COMPLETED and not found.log.lost:
@@ -258,9 +261,8 @@ def _only_rubbish_is_put_aside(found: Installation) -> Iterator[str]:
                 yield f"I2: {program.name} put a record of {letter.value['topic']} aside: {letter.value['error']}"
 
 
-def _nothing_is_left(found: Installation) -> Iterator[str]:
+def _nothing_is_left(found: Installation, tasks: Tasks) -> Iterator[str]:
     """Nothing runs for a task that is over, no slot is held for it, nothing waits to be said."""
-    tasks = _tasks(found)
     for worker in found.workers:
         for run in worker.runs.values():
             if run.verdict is None and tasks[run.task_id].status in FINAL | {TaskStatus.PAUSED}:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any
 from unittest.mock import patch
 
@@ -31,12 +31,11 @@ from tests.simulation.programs import SimService, asked
 from tests.simulation.witness import Witness
 from tests.simulation.workers import Plan, SimWorker
 from tests.simulation.world import Chaos, Stuck, VirtualLoop, World
-from trainwright.contracts.base import Event
+from trainwright.contracts.base import Contract
 from trainwright.contracts.failure import FailureClass
 from trainwright.contracts.task import FINAL, TaskDocument, TaskStatus
 from trainwright.contracts.task_config import TaskConfig
 from trainwright.runtime import apply, consumer
-from trainwright.runtime.envelope import Envelope, from_headers
 from trainwright.runtime.telemetry import figures
 
 SETTLE_SECONDS = 240.0
@@ -195,6 +194,10 @@ async def _meddle(world: World, task: SimService, task_id: str, wishes: Wishes) 
 
 
 def _is_over(found: Installation) -> bool:
+    """Return whether nobody is away any more, and every task is where it is to be."""
+    world = found.task.world
+    if world.now < max(found.log.back_at, *(program.well_since for program in world.programs)):
+        return False
     for id, one in found.task.state.documents["tasks"].items():
         status = one.value["status"] if one is not None else None
         parked = status == TaskStatus.PAUSED and found.wishes.last.get(id) == "pause"
@@ -217,9 +220,10 @@ def one(arguments: tuple[int, int, int, int]) -> Outcome:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Do without logs, figures and routes that nobody asks for, and idle consumers that wake each virtual second.
+    """Do without logs, figures and routes that nobody asks for, idle consumers that wake each virtual second, and
+    a poll for each pulse.
 
-    What several read is decoded once: what a record holds is frozen, and depends on its bytes alone.
+    What several read, a record or a stored document, is decoded and validated once: nobody writes into it.
     """
     disabled, collects = logging.root.manager.disable, gc.isenabled()
     logging.disable(logging.CRITICAL)
@@ -227,10 +231,11 @@ def _quietly() -> Iterator[None]:
     try:
         with (
             patch.object(consumer, "POLL_MS", 20_000),
+            patch.object(consumer, "GATHER", 0.5),
             patch.object(figures, "_counter", _no_figure),
             patch.object(figures, "_histogram", _no_figure),
-            patch.object(Event, "model_validate_json", classmethod(EVENT_OF)),
-            patch.object(apply, "from_headers", _envelope_of),
+            patch.object(apply, "open_record", ONCE(apply.open_record)),
+            patch.object(Contract, "model_validate", classmethod(ONCE(_validated))),
             patch.object(task_service, "build_router", _no_routes),
             patch.object(scheduler_service, "build_router", _no_routes),
         ):
@@ -259,17 +264,24 @@ def _no_figure(*_: Any) -> _Nothing:
     return _NOTHING
 
 
-def event_of(kind: type[Event], value: bytes) -> Event:
-    """Decode a record's value."""
-    return BaseModel.model_validate_json.__func__(kind, value)  # type: ignore[attr-defined, no-any-return]
+def _validated(kind: type[Contract], found: Any) -> Contract:
+    return BaseModel.model_validate.__func__(kind, found)  # type: ignore[attr-defined, no-any-return]
 
 
-def _envelope_of(headers: Sequence[tuple[str, bytes]]) -> Envelope:
-    return ENVELOPE_OF(tuple(headers))
+def once(make: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function that makes something of the same objects only once; it keeps them for that."""
+    made: dict[tuple[int, ...], tuple[Any, Any]] = {}
+
+    def remembered(*arguments: Any) -> Any:
+        key = tuple(map(id, arguments))
+        if key not in made:
+            made[key] = arguments, make(*arguments)
+        return made[key][1]
+
+    return remembered
 
 
-EVENT_OF: Any = lru_cache(2000)(event_of)
-ENVELOPE_OF: Callable[[Sequence[tuple[str, bytes]]], Envelope] = lru_cache(2000)(from_headers)
+ONCE = once
 
 
 def _no_routes(*_: Any) -> None:

@@ -8,12 +8,13 @@ import subprocess
 import sys
 from unittest.mock import patch
 
+import orjson
 import pytest
 
 from tests.simulation import simulate
 from tests.simulation.mutations import MUTATIONS, hunt
 from tests.simulation.simulate import campaign
-from trainwright.runtime.envelope import from_headers
+from trainwright.storage import memory
 
 REPLAY = """
 from tests.simulation.simulate import one
@@ -46,12 +47,12 @@ def test_a_seed_replays_exactly_in_another_process() -> None:
     assert len(found.pop().strip()) == 64
 
 
-def test_that_a_record_is_decoded_once_for_all_readers_changes_nothing() -> None:
-    """No handler writes into the event that it was given."""
+def test_that_what_is_read_is_decoded_once_for_all_readers_changes_nothing() -> None:
+    """No handler writes into the event that it was given, or into a document that it read."""
     shared = simulate.one((24, 20, 4, 1))
     with (
-        patch.object(simulate, "EVENT_OF", simulate.event_of),
-        patch.object(simulate, "ENVELOPE_OF", from_headers),
+        patch.object(simulate, "ONCE", lambda make: make),
+        patch.object(memory._Kept, "value", property(lambda kept: orjson.loads(kept.raw))),
     ):
         assert simulate.one((24, 20, 4, 1)).fingerprint == shared.fingerprint
 

@@ -5,14 +5,16 @@ Not here: what must be true at the end (``checker.py``).
 
 from collections import defaultdict
 from collections.abc import Sequence
+from itertools import chain
 
+from services.scheduler.store import LOST
 from tests.simulation.bus import SimLog
 from tests.simulation.model import room_is_kept
 from tests.simulation.programs import SimService
 from tests.simulation.workers import SimWorker
 from tests.simulation.world import Program
 from trainwright.contracts.base import Newer, Once
-from trainwright.contracts.queue import PlacementState, WorkerLost
+from trainwright.contracts.queue import PlacementState
 from trainwright.contracts.topics import TOPIC_OF
 from trainwright.runtime.envelope import Reread
 
@@ -28,10 +30,9 @@ class Witness:
         self._log = log
         self._schedulers = schedulers
         self._workers = {worker.name: worker for worker in workers}
-        self._seen = 0
-        self._counted = 0
-        """The commit after which what workers hold was last counted."""
-        self._lost: set[tuple[str, int]] = set()
+        self._held: dict[str, list[tuple[str, float]]] = {}
+        """The cores that each task holds, by worker."""
+        self._lost: set[str] = set()
         self._sent: dict[str, int] = defaultdict(int)
 
     def on_commit(self, program: Program) -> None:
@@ -40,15 +41,7 @@ class Witness:
         if isinstance(program, SimService) and program in self._schedulers:
             self._check_lease(program)
             self._check_room()
-            pending = program.state.pending
-            for seq in [seq for seq in pending if seq > self._seen]:
-                self._seen = seq
-                row = pending[seq]
-                headers = [(name, text.encode()) for name, text in row.headers]
-                opened = self._log.open(Reread("outbox", 0, seq, None, row.value, headers))
-                event = opened[1] if opened is not None else None
-                if isinstance(event, WorkerLost) and "silent" in event.placement.reason:
-                    self._check_silence(event)
+            self._check_silence()
 
     def on_position(self, program: Program, records: Sequence[Reread]) -> None:
         """What a reader says it is done with has its place in its store."""
@@ -87,24 +80,27 @@ class Witness:
 
     def _check_room(self) -> None:
         """No worker is given more than it has."""
-        if self._counted == (counted := self._schedulers[0].state.written.get("entries", 0)):
+        written = self._schedulers[0].state.written.get("entries")
+        if written is None:
             return
-        self._counted = counted
-        held: dict[str, float] = defaultdict(float)
-        for one in self._schedulers[0].state.documents["entries"].values():
+        for task_id, one in written.items():
             placement = one.value["placement"] if one is not None else {}
-            if placement.get("state") == PlacementState.ASSIGNED:
-                for member in placement["members"] or [placement]:
-                    held[member["worker_id"]] += member["slots"]["cpu"]
+            has_place = placement.get("state") == PlacementState.ASSIGNED
+            members = (placement["members"] or [placement]) if has_place else []
+            self._held[task_id] = [(member["worker_id"], member["slots"]["cpu"]) for member in members]
+        held: dict[str, float] = defaultdict(float)
+        for worker_id, cpu in chain.from_iterable(self._held.values()):
+            held[worker_id] += cpu
         self.broken += room_is_kept(held, {name: worker.cpus for name, worker in self._workers.items()})
 
-    def _check_silence(self, event: WorkerLost) -> None:
+    def _check_silence(self) -> None:
         """Unreachable is not failed: who could speak all the time, and was only not heard, is not given up."""
-        placement = event.placement
-        if (placement.task_id, placement.version) in self._lost:  # said again to who has not heard it
-            return
-        self._lost.add((placement.task_id, placement.version))
-        worker = self._workers[str(placement.worker_id)]
-        well = worker.world.now - worker.well_since
-        if worker.life is not None and well > WELL_SECONDS:
-            self.broken.append(f"lease: {worker.name} was given up, and had been well for {well:.0f} s")
+        for name, one in self._schedulers[0].state.written.get("workers", {}).items():
+            if one is None or one.value["state"] != LOST:
+                self._lost.discard(name)
+            elif name not in self._lost:
+                self._lost.add(name)
+                worker = self._workers[name]
+                well = worker.world.now - worker.well_since
+                if worker.life is not None and well > WELL_SECONDS:
+                    self.broken.append(f"lease: {name} was given up, and had been well for {well:.0f} s")

@@ -38,21 +38,19 @@ OWNER: ContextVar["Program | None"] = ContextVar("owner", default=None)
 """The program that the running task belongs to."""
 
 
-class _Due:
-    """A callback that is to be called, unless it is cancelled: what asyncio calls a handle."""
+class _Due(list[Any]):
+    """A context to run in, a callback and its arguments, unless it is cancelled: what asyncio calls a handle.
 
-    __slots__ = ("args", "callback", "context")
+    A list, for those are made at once: nothing is made more often.
+    """
 
-    def __init__(self, callback: Callable[..., object], args: tuple[Any, ...], context: Context) -> None:
-        self.callback: Callable[..., object] | None = callback
-        self.args = args
-        self.context = context
+    __slots__ = ()
 
     def cancel(self) -> None:
-        self.callback = None
+        self.clear()
 
     def cancelled(self) -> bool:
-        return self.callback is None
+        return not self
 
 
 class VirtualLoop(asyncio.BaseEventLoop):
@@ -75,7 +73,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
     def call_soon(  # type: ignore[override]
         self, callback: Any, *args: Any, context: Context | None = None
     ) -> _Due:
-        due = _Due(callback, args, copy_context() if context is None else context)
+        due = _Due((copy_context() if context is None else context, callback, *args))
         if self._held and context is not None and (owner := context.get(OWNER)) in self._held:
             self._held[owner].append(due)
         else:
@@ -85,14 +83,14 @@ class VirtualLoop(asyncio.BaseEventLoop):
     def call_at(  # type: ignore[override]
         self, when: float, callback: Any, *args: Any, context: Context | None = None
     ) -> _Due:
-        due = _Due(callback, args, copy_context() if context is None else context)
+        due = _Due((copy_context() if context is None else context, callback, *args))
         heappush(self._timers, (when, next(self._order), due))
         return due
 
     def call_later(  # type: ignore[override]
         self, delay: float, callback: Any, *args: Any, context: Context | None = None
     ) -> _Due:
-        due = _Due(callback, args, copy_context() if context is None else context)
+        due = _Due((copy_context() if context is None else context, callback, *args))
         heappush(self._timers, (self.seconds + delay, next(self._order), due))
         return due
 
@@ -103,10 +101,10 @@ class VirtualLoop(asyncio.BaseEventLoop):
             if not due:
                 self._go_on()
             one = due.popleft()
-            if (callback := one.callback) is None:
+            if not one:
                 continue
             try:
-                one.context.run(callback, *one.args)
+                one[0].run(*one[1:])
             except (SystemExit, KeyboardInterrupt):
                 raise
             except BaseException as error:
@@ -115,7 +113,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
     def _go_on(self) -> None:
         """Go on to the next timer."""
         timers = self._timers
-        while timers and timers[0][2].cancelled():
+        while timers and not timers[0][2]:
             heappop(timers)
         if not timers:
             raise Stuck
@@ -268,8 +266,8 @@ class SimClock:
     def monotonic(self) -> float:
         return self._world.loop.seconds
 
-    async def sleep(self, seconds: float) -> None:
-        await asyncio.sleep(seconds)
+    def sleep(self, seconds: float) -> Coroutine[Any, Any, None]:
+        return asyncio.sleep(seconds)
 
     def new_id(self, prefix: str) -> str:
         return f"{prefix}-{self._world.random.getrandbits(48):012x}"

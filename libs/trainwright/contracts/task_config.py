@@ -1,10 +1,17 @@
 """The document that people submit: what to train, on what, and what to do when it fails."""
 
 from enum import StrEnum
-from functools import partial
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    model_validator,
+)
 
 from trainwright.contracts.base import LARGEST, JsonObject, Name, Request, Sha256, example, known_only
 from trainwright.contracts.failure import FailureClass
@@ -137,7 +144,14 @@ class TaskConfig(Request):
     watch: Watch = Watch()
 
 
-ReceivedConfig = Annotated[TaskConfig, BeforeValidator(partial(known_only, TaskConfig))]
+def _received(data: Any, validate: ValidatorFunctionWrapHandler) -> Any:
+    try:
+        return validate(data)
+    except ValidationError:
+        return validate(known_only(TaskConfig, data))
+
+
+ReceivedConfig = Annotated[TaskConfig, WrapValidator(_received)]
 """A task document inside an event: it was accepted when it was sent, perhaps by a later version than this."""
 
 

@@ -8,9 +8,8 @@ record's fault: ``StoreUnavailable`` passes through and nothing is skipped.
 import base64
 import hashlib
 import logging
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
@@ -72,19 +71,18 @@ async def apply(records: Sequence[Record], inbound: Inbound) -> None:
         StoreUnavailable: The store cannot answer; nothing was applied.
         Exception: A record could not be applied; nothing was.
     """
-    done, tx = _Done(), None
-    async with AsyncExitStack() as opened:
-        for record in records:
-            if _is_foreign(record, inbound):
-                done.passed_over["other", "foreign"] += 1
-                continue
-            envelope, kind = _kind_of(record)
-            if kind is None:
-                done.passed_over["other", "foreign"] += 1
-                continue
-            if tx is None:
-                tx = await opened.enter_async_context(inbound.store.transaction())
-            await _apply_one(_read(record, kind, envelope), envelope, inbound, tx, done)
+    done, wanted = _Done(), []
+    for record in records:
+        if not _is_foreign(record, inbound):
+            envelope, event = open_record(record)
+            if event is not None:
+                wanted.append((event, envelope))
+    if wanted:
+        async with inbound.store.transaction() as tx:
+            for event, envelope in wanted:
+                await _apply_one(event, envelope, inbound, tx, done)
+    if foreign := len(records) - len(wanted):
+        done.passed_over["other", "foreign"] = foreign
     done.count(inbound)
 
 
@@ -106,8 +104,14 @@ def open_record(record: Record) -> tuple[Envelope, Event | None]:
     Raises:
         Poison: The record can never be read.
     """
-    envelope, kind = _kind_of(record)
-    return envelope, None if kind is None else _read(record, kind, envelope)
+    envelope = from_headers(record.headers)
+    kind = EVENT_TYPES.get(envelope.type)
+    if kind is None:
+        known_otherwise = any(name.rpartition(".")[0] == envelope.type.rpartition(".")[0] for name in EVENT_TYPES)
+        if known_otherwise:
+            raise Poison(f"{envelope.type}: this major version is not known here")
+        return envelope, None
+    return envelope, _read(record, kind, envelope)
 
 
 _KINDS = {name.encode(): kind for name, kind in EVENT_TYPES.items()}
@@ -117,16 +121,6 @@ def _is_foreign(record: Record, inbound: Inbound) -> bool:
     """Return whether nobody here wants events of this known kind; nothing else of such a record is read."""
     kind = _KINDS.get(next((value for name, value in record.headers if name == "ce_type"), b""))
     return kind is not None and kind not in inbound.handlers
-
-
-def _kind_of(record: Record) -> tuple[Envelope, type[Event] | None]:
-    envelope = from_headers(record.headers)
-    kind = EVENT_TYPES.get(envelope.type)
-    if kind is None:
-        known_otherwise = any(name.rpartition(".")[0] == envelope.type.rpartition(".")[0] for name in EVENT_TYPES)
-        if known_otherwise:
-            raise Poison(f"{envelope.type}: this major version is not known here")
-    return envelope, kind
 
 
 def _read(record: Record, kind: type[Event], envelope: Envelope) -> Event:
@@ -157,7 +151,7 @@ class _Done:
     """What one transaction has done, counted once it is committed."""
 
     took: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
-    passed_over: Counter[tuple[str, str]] = field(default_factory=Counter)
+    passed_over: dict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
 
     def count(self, inbound: Inbound) -> None:
         labels = inbound.service, inbound.topic.name

@@ -28,15 +28,22 @@ class Commits:
     """The next commit, and whether outbox rows were added since somebody asked."""
 
     def __init__(self) -> None:
-        self.next = Commit()
+        self._next: Commit | None = None
         self.outbox = asyncio.Event()
+
+    @property
+    def next(self) -> Commit:
+        """The next commit; most of them nobody asks for."""
+        self._next = self._next or Commit()
+        return self._next
 
     def done(self, *, added_outbox: bool) -> None:
         """Tell that a transaction was committed."""
         if added_outbox:
             self.outbox.set()
-        self.next.set()
-        self.next = Commit()
+        if self._next is not None:
+            self._next.set()
+            self._next = None
 
     async def outbox_added(self) -> None:
         """Wait until a commit has added outbox rows since the last call."""

@@ -1,6 +1,7 @@
 """The document port in memory: for simulations, where a seed decides what fails and when. Nothing outlives it.
 
 No call ever waits for anything but another transaction, so a single thread may drive it without an event loop.
+A document that was read is the store's own: whoever gets it must not write into it.
 Not here: series and records; what fails (whoever passes ``at``).
 """
 
@@ -8,8 +9,9 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import partial
 from itertools import islice
-from operator import ge, gt, itemgetter, le, lt
+from operator import eq, ge, gt, itemgetter, le, lt
 from typing import Any
 
 import orjson
@@ -38,7 +40,7 @@ Point = Callable[[str], None]
 
 
 class _Kept:
-    """A document as bytes, for whoever asks, and decoded, for filters; nobody outside gets the latter."""
+    """A document as bytes, and decoded, once, for all who read it."""
 
     __slots__ = ("_value", "raw")
 
@@ -67,8 +69,8 @@ class MemoryState:
     lease: LeaseState = field(default_factory=LeaseState)
     writing: asyncio.Lock = field(default_factory=asyncio.Lock)
     commits: int = 0
-    written: dict[str, int] = field(default_factory=dict)
-    """The last commit that wrote to each collection."""
+    written: Mapping[str, Mapping[str, _Kept | None]] = field(default_factory=dict)
+    """What the last commit wrote, by collection."""
     outbox_added: int = 0
     """The last commit that added rows to the outbox."""
 
@@ -94,7 +96,8 @@ class MemoryTransaction:
 
     async def get(self, collection: str, id: str) -> Document | None:
         own = self.news.documents.get(collection, {})
-        return _loaded(own[id] if id in own else self._base.documents[collection].get(id))
+        kept = own[id] if id in own else self._base.documents[collection].get(id)
+        return None if kept is None else kept.value
 
     async def find(
         self,
@@ -256,12 +259,13 @@ class MemoryStore:
     def _commit(self, news: _News) -> None:
         state = self.state
         for collection, changed in news.documents.items():
-            kept, state.written[collection] = state.documents[collection], state.commits + 1
+            kept = state.documents[collection]
             for id, document in changed.items():
                 if document is None:
                     kept.pop(id, None)
                 else:
                     kept[id] = document
+        state.written = news.documents
         state.inbox |= news.inbox
         state.guards |= news.guards
         for seq, at in news.sent.items():
@@ -313,10 +317,6 @@ class _Open:
             store.state.writing.release()
 
 
-def _loaded(kept: _Kept | None) -> Document | None:
-    return None if kept is None else orjson.loads(kept.raw)
-
-
 def _page(
     kept: Mapping[str, _Kept | None],
     where: Where | None,
@@ -338,7 +338,7 @@ def _page(
         rows = [row for row in rows if (row[:2] < last if descending else row[:2] > last)]
     more, rows = len(rows) > limit, rows[:limit]
     next_cursor = encode_cursor(rows[-1][2], rows[-1][1], of_list) if more and rows else None
-    return Page([orjson.loads(one.raw) for *_, one in rows], next_cursor)
+    return Page([one.value for *_, one in rows], next_cursor)
 
 
 def _rank(value: Scalar) -> tuple[int, Any]:
@@ -351,28 +351,26 @@ def _rank(value: Scalar) -> tuple[int, Any]:
 def _matching(kept: Mapping[str, _Kept | None], where: Where | None) -> list[tuple[str, _Kept]]:
     alive = [(id, one) for id, one in kept.items() if one is not None]
     for path, wanted in (where or {}).items():
-        names = path.split(".")
-        alive = [(id, one) for id, one in alive if _fits(id if path == "id" else _at(one.value, names), wanted)]
+        names, fits = path.split("."), _test(wanted)
+        alive = [(id, one) for id, one in alive if fits(id if path == "id" else _at(one.value, names))]
     return alive
 
 
 def _at(document: Document, path: Sequence[str]) -> Any:
-    found: Any = document
-    for name in path:
+    found: Any = document.get(path[0])
+    for name in path[1:]:
         found = found.get(name) if isinstance(found, dict) else None
     return found
 
 
-def _fits(value: Any, wanted: Scalar | Range | In | Has) -> bool:
+def _test(wanted: Scalar | Range | In | Has) -> Callable[[Any], bool]:
+    """Return what says of a value whether it fits."""
     if isinstance(wanted, In):
-        return value in wanted.values
+        return wanted.values.__contains__
     if isinstance(wanted, Has):
-        return isinstance(value, list) and wanted.value in value
+        return lambda value: isinstance(value, list) and wanted.value in value
     if not isinstance(wanted, Range):
-        return bool(value == wanted)
+        return partial(eq, wanted)
     bounds = ((wanted.gt, gt), (wanted.gte, ge), (wanted.lt, lt), (wanted.lte, le))
-    kind, found = _rank(value)
-    for bound, holds in bounds:
-        if bound is not None and not (kind == _rank(bound)[0] and holds(found, bound)):
-            return False
-    return True
+    given = [(_rank(bound), holds) for bound, holds in bounds if bound is not None]
+    return lambda value: all(_rank(value)[0] == kind and holds(value, bound) for (kind, bound), holds in given)

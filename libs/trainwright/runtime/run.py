@@ -8,6 +8,7 @@ import secrets
 import signal
 from collections.abc import Callable, Coroutine, Sequence
 
+import uvloop
 from pydantic import SecretStr
 
 from trainwright.runtime import engines, own_logs
@@ -31,7 +32,7 @@ Job = Coroutine[None, None, None]
 def main(builders: Sequence[Builder], *, listening: str) -> None:
     """Run services until SIGTERM or SIGINT; the one named ``listening`` answers on the process's port."""
     own_logs.begin()
-    asyncio.run(run(builders, with_token(RuntimeSettings()), listening=listening))
+    uvloop.run(run(builders, with_token(RuntimeSettings()), listening=listening))
 
 
 def with_token(settings: RuntimeSettings) -> RuntimeSettings:

@@ -10,7 +10,6 @@ import hashlib
 import logging
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
@@ -51,6 +50,18 @@ class Handler(Protocol):
     async def __call__(self, event: Any, *, tx: Transaction, clock: Clock) -> Sequence[Emitted]: ...
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Newest:
+    """A handler that folds the owner's whole document, whatever the event is called: of several events about one
+    subject that are applied together it is given the newest only.
+    """
+
+    fold: Handler
+
+    async def __call__(self, event: Any, *, tx: Transaction, clock: Clock) -> Sequence[Emitted]:
+        return await self.fold(event, tx=tx, clock=clock)
+
+
 Reactions = Mapping[Topic, Mapping[type[Event], Handler]]
 
 
@@ -72,19 +83,18 @@ async def apply(records: Sequence[Record], inbound: Inbound) -> None:
         StoreUnavailable: The store cannot answer; nothing was applied.
         Exception: A record could not be applied; nothing was.
     """
-    done, tx = _Done(), None
-    async with AsyncExitStack() as opened:
-        for record in records:
-            if _is_foreign(record, inbound):
-                done.passed_over["other", "foreign"] += 1
-                continue
+    done, wanted = _Done(), list[_Opened]()
+    for record in records:
+        if not _is_foreign(record, inbound):
             envelope, kind = _kind_of(record)
-            if kind is None:
-                done.passed_over["other", "foreign"] += 1
-                continue
-            if tx is None:
-                tx = await opened.enter_async_context(inbound.store.transaction())
-            await _apply_one(_read(record, kind, envelope), envelope, inbound, tx, done)
+            if kind is not None:
+                wanted.append((record, kind, envelope))
+    if foreign := len(records) - len(wanted):
+        done.passed_over["other", "foreign"] = foreign
+    if wanted:
+        async with inbound.store.transaction() as tx:
+            for record, kind, envelope in _not_superseded(wanted, inbound, done):
+                await _apply_one(_read(record, kind, envelope), envelope, inbound, tx, done)
     done.count(inbound)
 
 
@@ -108,6 +118,25 @@ def open_record(record: Record) -> tuple[Envelope, Event | None]:
     """
     envelope, kind = _kind_of(record)
     return envelope, None if kind is None else _read(record, kind, envelope)
+
+
+_Opened = tuple[Record, type[Event], Envelope]
+
+
+def _not_superseded(wanted: Sequence[_Opened], inbound: Inbound, done: "_Done") -> list[_Opened]:
+    """Leave out what a newer record of these says anew to a handler that folds; nothing of it is read."""
+    newest: dict[tuple[Handler, str], int] = {}
+    left: list[_Opened] = []
+    for opened in reversed(wanted):
+        _, kind, envelope = opened
+        handler, version = inbound.handlers[kind], envelope.version
+        if isinstance(handler, Newest) and version is not None:
+            if version < newest.get((handler, envelope.subject), 0):
+                done.passed_over[kind.__name__, "superseded"] += 1
+                continue
+            newest[handler, envelope.subject] = version
+        left.append(opened)
+    return left[::-1]
 
 
 _KINDS = {name.encode(): kind for name, kind in EVENT_TYPES.items()}

@@ -12,7 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, Protocol
 
 from pydantic import ValidationError
@@ -40,6 +40,8 @@ DEAD_LETTERS = Collection("dead_letters", indexes=("time",))
 LETTERS_KEPT = timedelta(days=30)
 """As long as their events are on the topic; whoever puts a record aside forgets the letters from before."""
 FORGOTTEN_AT_ONCE = 200
+SHARED = 16 * 1024
+"""Bytes of a record up to which services of one process share what was parsed: some MB for all of them."""
 CARRIED = 256 * 1024
 """Characters of a record that a DeadLettered event carries; the store's own document has all of it."""
 
@@ -164,11 +166,19 @@ def _read(record: Record, kind: type[Event], envelope: Envelope) -> Event:
     if len(record.value) > RECORD_LIMIT:
         raise Poison(f"the record has {len(record.value)} bytes; {RECORD_LIMIT} are allowed")
     try:
-        return kind.model_validate_json(record.value)
+        return (_shared if len(record.value) <= SHARED else _parsed)(kind, record.value)
     except ValidationError as error:
         first = error.errors()[0]
         path = ".".join(map(str, first["loc"]))
         raise Poison(f"{envelope.type} does not fit its schema: {path or 'data'}: {first['msg']}") from error
+
+
+def _parsed(kind: type[Event], value: bytes) -> Event:
+    return kind.model_validate_json(value)
+
+
+# Services of one process read the same records within moments; events are frozen.
+_shared = lru_cache(maxsize=256)(_parsed)
 
 
 async def is_news(event: Event, tx: Transaction, scope: str) -> bool:

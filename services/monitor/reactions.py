@@ -2,11 +2,12 @@
 
 from services.monitor.handlers import Handlers
 from trainwright.contracts import attempt, metric, queue, task, topics
-from trainwright.runtime.apply import Reactions
+from trainwright.runtime.apply import Newest, Reactions
 
 
 def reactions(handlers: Handlers) -> Reactions:
     """Return the table: topic, event, handler."""
+    on_task = Newest(handlers.on_task)
     return {
         topics.METRIC: {
             metric.MetricBatch: handlers.on_metric_batch,
@@ -22,10 +23,10 @@ def reactions(handlers: Handlers) -> Reactions:
             queue.WorkerLost: handlers.on_placement,
         },
         topics.TASK: {
-            task.TaskCreated: handlers.on_task,
-            task.TaskReady: handlers.on_task,
-            task.TaskStopRequested: handlers.on_task,
-            task.TaskRetryScheduled: handlers.on_task,
-            task.TaskStatusChanged: handlers.on_task,
+            task.TaskCreated: on_task,
+            task.TaskReady: on_task,
+            task.TaskStopRequested: on_task,
+            task.TaskRetryScheduled: on_task,
+            task.TaskStatusChanged: on_task,
         },
     }

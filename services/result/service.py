@@ -7,6 +7,7 @@ from services.result.routes import build_router
 from services.result.settings import ResultSettings
 from services.result.store import COLLECTIONS
 from services.result.sweeping import Sweeper
+from trainwright.contracts.topics import ATTEMPT, TASK
 from trainwright.runtime.service import Loop, Runtime, Service
 
 
@@ -20,6 +21,7 @@ def build_service(runtime: Runtime) -> Service:
         name="result",
         store=store,
         reactions=REACTIONS,
+        at_leisure=(ATTEMPT, TASK),
         router=build_router(store, blobs, settings),
         effects={REGISTER: Registrar(store, blobs), SWEEP: sweeper},
         loops=[Loop("sweep", settings.sweep_every, sweeper.sweep_all)],

@@ -2,13 +2,13 @@
 
 from services.scheduler.handlers import Handlers
 from trainwright.contracts import attempt, gang, pulse, topics
-from trainwright.runtime.apply import Reactions
+from trainwright.runtime.apply import Newest, Reactions
 
 
 def reactions(handlers: Handlers) -> Reactions:
     """Return the table: topic, event, handler."""
     return {
-        topics.TASK: dict.fromkeys(topics.TASK.events, handlers.on_task_changed),
+        topics.TASK: dict.fromkeys(topics.TASK.events, Newest(handlers.on_task_changed)),
         topics.ATTEMPT: {
             attempt.AttemptEnded: handlers.on_attempt_ended,
             gang.MemberEnded: handlers.on_member_ended,

@@ -67,6 +67,7 @@ def reads(service: str) -> set[str]:
         return READS_BY_ITSELF[service]
     runtime = Runtime(RuntimeSettings(store="sqlite:/nowhere", blobs="dir:/nowhere"))
     built = importlib.import_module(f"services.{service}").build_service(runtime)
+    assert set(built.at_leisure) <= set(built.reactions)
     return {topic.name.split(".")[1] for topic in built.reactions}
 
 

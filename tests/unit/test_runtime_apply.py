@@ -18,7 +18,7 @@ from trainwright.contracts.dead import DeadLetter, DeadLettered
 from trainwright.contracts.errors import StoreUnavailable
 from trainwright.contracts.pulse import WorkerHeartbeat
 from trainwright.contracts.topics import COMMAND, PULSE, TASK
-from trainwright.runtime.apply import DEAD_LETTERS, TRIES, Inbound, apply, apply_each, open_record
+from trainwright.runtime.apply import DEAD_LETTERS, TRIES, Inbound, Newest, apply, apply_each, open_record
 from trainwright.runtime.clock import Clock, derived_id
 from trainwright.runtime.envelope import Cause, Poison, Reread, from_headers
 from trainwright.runtime.outbox import RECORD_LIMIT, Effect, Emitted, emit
@@ -85,6 +85,26 @@ class TestAllAtOnce:
             assert versions[-1] == 8
         emitted = [row.id for row in await store.outbox_pending("event", 1000)]
         assert len(emitted) == len(set(emitted)) == len(service.calls)
+
+    async def test_who_folds_is_given_the_newest_of_each_subject_and_of_a_turn(self, store: SqliteStore) -> None:
+        service = Counting()
+        inbound = service.inbound(store, FastClock())
+        folding = replace(inbound, handlers={kind: Newest(handler) for kind, handler in inbound.handlers.items()})
+        turn = [(1, 1), (2, 5), (1, 2), (3, 1), (1, 3), (2, 4)]
+        await apply([record(task_event(n, version)) for n, version in turn], folding)
+        assert service.calls == ids_of([2, 3, 1])
+        assert await versions_seen(store) == dict(zip(ids_of([1, 2, 3]), [[3], [5], [1]], strict=True))
+
+    async def test_what_is_superseded_by_what_cannot_be_read_is_applied(self, store: SqliteStore) -> None:
+        service = Counting()
+        inbound = service.inbound(store, FastClock())
+        folding = replace(inbound, handlers={kind: Newest(handler) for kind, handler in inbound.handlers.items()})
+        turn = [record(task_event(1, 1)), replace(record(task_event(1, 2)), value=b"broken")]
+        with pytest.raises(Poison):
+            await apply(turn, folding)
+        await apply_each(turn, folding)
+        assert await versions_seen(store) == {ids_of([1])[0]: [1]}
+        assert len(await letters(store)) == 1
 
     async def test_a_wish_is_granted_once(self, store: SqliteStore) -> None:
         granted: list[int] = []

@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, Protocol
 
 from pydantic import ValidationError
@@ -40,6 +40,8 @@ DEAD_LETTERS = Collection("dead_letters", indexes=("time",))
 LETTERS_KEPT = timedelta(days=30)
 """As long as their events are on the topic; whoever puts a record aside forgets the letters from before."""
 FORGOTTEN_AT_ONCE = 200
+SHARED = 16 * 1024
+"""Bytes of a record up to which services of one process share what was parsed: some MB for all of them."""
 CARRIED = 256 * 1024
 """Characters of a record that a DeadLettered event carries; the store's own document has all of it."""
 
@@ -48,6 +50,18 @@ class Handler(Protocol):
     """What a service does about one kind of event: change its store, say what follows."""
 
     async def __call__(self, event: Any, *, tx: Transaction, clock: Clock) -> Sequence[Emitted]: ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Newest:
+    """A handler that folds the owner's whole document, whatever the event is called: of several events about one
+    subject that are applied together it is given the newest only.
+    """
+
+    fold: Handler
+
+    async def __call__(self, event: Any, *, tx: Transaction, clock: Clock) -> Sequence[Emitted]:
+        return await self.fold(event, tx=tx, clock=clock)
 
 
 Reactions = Mapping[Topic, Mapping[type[Event], Handler]]
@@ -71,18 +85,18 @@ async def apply(records: Sequence[Record], inbound: Inbound) -> None:
         StoreUnavailable: The store cannot answer; nothing was applied.
         Exception: A record could not be applied; nothing was.
     """
-    done, wanted = _Done(), []
+    done, wanted = _Done(), list[_Opened]()
     for record in records:
         if not _is_foreign(record, inbound):
-            envelope, event = open_record(record)
-            if event is not None:
-                wanted.append((event, envelope))
-    if wanted:
-        async with inbound.store.transaction() as tx:
-            for event, envelope in wanted:
-                await _apply_one(event, envelope, inbound, tx, done)
+            envelope, kind = _kind_of(record)
+            if kind is not None:
+                wanted.append((record, kind, envelope))
     if foreign := len(records) - len(wanted):
         done.passed_over["other", "foreign"] = foreign
+    if wanted:
+        async with inbound.store.transaction() as tx:
+            for record, kind, envelope in _not_superseded(wanted, inbound, done):
+                await _apply_one(_read(record, kind, envelope), envelope, inbound, tx, done)
     done.count(inbound)
 
 
@@ -104,14 +118,27 @@ def open_record(record: Record) -> tuple[Envelope, Event | None]:
     Raises:
         Poison: The record can never be read.
     """
-    envelope = from_headers(record.headers)
-    kind = EVENT_TYPES.get(envelope.type)
-    if kind is None:
-        known_otherwise = any(name.rpartition(".")[0] == envelope.type.rpartition(".")[0] for name in EVENT_TYPES)
-        if known_otherwise:
-            raise Poison(f"{envelope.type}: this major version is not known here")
-        return envelope, None
-    return envelope, _read(record, kind, envelope)
+    envelope, kind = _kind_of(record)
+    return envelope, None if kind is None else _read(record, kind, envelope)
+
+
+_Opened = tuple[Record, type[Event], Envelope]
+
+
+def _not_superseded(wanted: Sequence[_Opened], inbound: Inbound, done: "_Done") -> list[_Opened]:
+    """Leave out what a newer record of these says anew to a handler that folds; nothing of it is read."""
+    newest: dict[tuple[Handler, str], int] = {}
+    left: list[_Opened] = []
+    for opened in reversed(wanted):
+        _, kind, envelope = opened
+        handler, version = inbound.handlers[kind], envelope.version
+        if isinstance(handler, Newest) and version is not None:
+            if version < newest.get((handler, envelope.subject), 0):
+                done.passed_over[kind.__name__, "superseded"] += 1
+                continue
+            newest[handler, envelope.subject] = version
+        left.append(opened)
+    return left[::-1]
 
 
 _KINDS = {name.encode(): kind for name, kind in EVENT_TYPES.items()}
@@ -123,17 +150,35 @@ def _is_foreign(record: Record, inbound: Inbound) -> bool:
     return kind is not None and kind not in inbound.handlers
 
 
+def _kind_of(record: Record) -> tuple[Envelope, type[Event] | None]:
+    envelope = from_headers(record.headers)
+    kind = EVENT_TYPES.get(envelope.type)
+    if kind is None:
+        known_otherwise = any(name.rpartition(".")[0] == envelope.type.rpartition(".")[0] for name in EVENT_TYPES)
+        if known_otherwise:
+            raise Poison(f"{envelope.type}: this major version is not known here")
+    return envelope, kind
+
+
 def _read(record: Record, kind: type[Event], envelope: Envelope) -> Event:
     if record.value is None:
         raise Poison("the record has no value")
     if len(record.value) > RECORD_LIMIT:
         raise Poison(f"the record has {len(record.value)} bytes; {RECORD_LIMIT} are allowed")
     try:
-        return kind.model_validate_json(record.value)
+        return (_shared if len(record.value) <= SHARED else _parsed)(kind, record.value)
     except ValidationError as error:
         first = error.errors()[0]
         path = ".".join(map(str, first["loc"]))
         raise Poison(f"{envelope.type} does not fit its schema: {path or 'data'}: {first['msg']}") from error
+
+
+def _parsed(kind: type[Event], value: bytes) -> Event:
+    return kind.model_validate_json(value)
+
+
+# Services of one process read the same records within moments; events are frozen.
+_shared = lru_cache(maxsize=256)(_parsed)
 
 
 async def is_news(event: Event, tx: Transaction, scope: str) -> bool:

@@ -32,7 +32,8 @@ requests wait; its commit, which waits for the disk, is everybody's turn.
 """
 GATHER = 0.05
 """Seconds between polls of pulses: only the newest counts and nobody waits for one, but thousands of running tasks
-send a thousand a second, and each poll costs a transaction and a commit of its offset.
+send a thousand a second, and each poll costs a transaction and a commit of its offset. And seconds that records of
+a topic wait which a service follows at leisure: so whoever must answer them has the loop and the disk first.
 """
 BUDGET = 5.0
 """Seconds that one poll may take once records fail; what is left then is read again by the next poll."""
@@ -47,9 +48,17 @@ Polled = Mapping[TopicPartition, Sequence[Record]]
 class ConsumerLoop:
     """Reads one topic for one service."""
 
-    def __init__(self, inbound: Inbound, kafka: Kafka, *, compare_every: float = COMPARE_EVERY) -> None:
+    def __init__(
+        self,
+        inbound: Inbound,
+        kafka: Kafka,
+        *,
+        at_leisure: bool = False,
+        compare_every: float = COMPARE_EVERY,
+    ) -> None:
         self._compare_every = compare_every
         self._inbound = inbound
+        self._at_leisure = at_leisure
         self._kafka = kafka
         self._clock = inbound.clock
         self.name = f"{inbound.service}<-{inbound.topic.name}"
@@ -117,6 +126,8 @@ class ConsumerLoop:
                 records = [record for batch in polled.values() for record in batch]
                 self._applying = len(records)
                 crash.point("consumer.polled")
+                if self._at_leisure and len(records) < POLL_RECORDS:
+                    await self._clock.sleep(GATHER)
                 applied = await self._apply(records)
                 crash.point("consumer.applied")
                 self._applying = 0

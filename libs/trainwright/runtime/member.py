@@ -32,7 +32,11 @@ class Member:
         """Of two processes by mistake, the one that was taken over from fights for no partitions either."""
         self._relay = Relay(service.name, service.store, kafka, clock)
         self._consumers = [
-            ConsumerLoop(Inbound(service.name, topic, handlers, service.store, clock), kafka)
+            ConsumerLoop(
+                Inbound(service.name, topic, handlers, service.store, clock),
+                kafka,
+                at_leisure=topic in service.at_leisure,
+            )
             for topic, handlers in service.reactions.items()
         ]
         self._lease = Lease(

@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Callable, Coroutine, Sequence
 
+import uvloop
 from pydantic import SecretStr
 
 from trainwright.runtime import engines, own_logs
@@ -34,7 +35,7 @@ def main(builders: Sequence[Builder], *, listening: str) -> None:
     """Run services until SIGTERM or SIGINT; the one named ``listening`` answers on the process's port."""
     own_logs.begin()
     try:
-        asyncio.run(run(builders, with_token(RuntimeSettings()), listening=listening))
+        uvloop.run(run(builders, with_token(RuntimeSettings()), listening=listening))
     except Unfit as error:
         sys.exit(f"trainwright: {error}")
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from fastapi import APIRouter
 from starlette.types import ASGIApp
 
+from trainwright.contracts.topics import Topic
 from trainwright.runtime import engines
 from trainwright.runtime.apply import DEAD_LETTERS, Reactions
 from trainwright.runtime.clock import Clock, SystemClock
@@ -35,6 +36,8 @@ class Service:
     name: str
     store: DocumentStore
     reactions: Reactions = field(default_factory=dict)
+    at_leisure: Sequence[Topic] = ()
+    """Topics that it only follows: what it does about their events may come a moment later (``consumer.py``)."""
     router: APIRouter | None = None
     loops: Sequence[Loop] = ()
     tasks: Sequence[Callable[[], Coroutine[None, None, None]]] = ()

@@ -45,7 +45,7 @@ EVENTS = Metric(
     "trainwright_events_total",
     "counter",
     ("service", "topic", "event", "outcome"),
-    "Records read; outcome is applied, repeat (seen, or older than what is known) or foreign (no reaction).",
+    "Records read; outcome is applied, repeat (seen, or older than known), superseded or foreign (no reaction).",
 )
 HANDLER_SECONDS = Metric(
     "trainwright_handler_seconds",

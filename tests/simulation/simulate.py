@@ -220,8 +220,7 @@ def one(arguments: tuple[int, int, int, int]) -> Outcome:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Do without logs, figures and routes that nobody asks for, idle consumers that wake each virtual second, and
-    a poll for each pulse.
+    """Do without logs, figures and routes that nobody asks for, and idle consumers that wake each virtual second.
 
     What several read, a record or a stored document, is decoded and validated once: nobody writes into it.
     """
@@ -231,7 +230,6 @@ def _quietly() -> Iterator[None]:
     try:
         with (
             patch.object(consumer, "POLL_MS", 20_000),
-            patch.object(consumer, "GATHER", 0.5),
             patch.object(figures, "_counter", _no_figure),
             patch.object(figures, "_histogram", _no_figure),
             patch.object(apply, "_kind_of", ONCE(apply._kind_of)),

@@ -348,7 +348,7 @@ def hunt(name: str, first: int = 1, most: int = 200) -> Catch:
     started = time.monotonic()
     with mutated(name):
         for seed in range(first, first + most):
-            outcome = simulate.one((seed, 20, 4, seed % 3))
+            outcome = simulate.one((seed, 20, 4, simulate.lost_events(seed)))
             if outcome.broken:
                 return Catch(name, seed, outcome.broken[0], time.monotonic() - started)
     return Catch(name, None, "", time.monotonic() - started)

@@ -187,9 +187,10 @@ class SimProducer:
             world.count("poison")
             log.append(topic, key, world.random.choice((b"{", b"null", None)), headers)
         number, offset = log.append(topic, key, value, headers)
-        if len(log.lost) < world.chaos.lost_events and world.strikes(0.02) and "pulse" not in topic:
+        kind = dict(headers).get("ce_type", b"").decode()
+        if len(log.lost) < world.chaos.lost_events and world.loses(kind) and "pulse" not in topic:
             world.count("event lost")
-            log.lost.append(str(dict(headers).get("ce_type")))
+            log.lost.append(kind)
             log.records[topic][number][offset] = Reread(topic, number, offset, key, None, LOST)
         if world.strikes(world.chaos.duplicate):
             world.count("duplicate")

@@ -42,6 +42,7 @@ SETTLE_SECONDS = 240.0
 """Virtual seconds after the healing by which everything has to be over,"""
 SETTLED_TASKS = 20
 """if there are no more tasks than that; more take longer, for there are not more workers."""
+LEFT_OUT_SECONDS = 1800.0
 FAILURES = (
     FailureClass.UNKNOWN,
     FailureClass.UNKNOWN,
@@ -104,10 +105,14 @@ async def _play(world: World, tasks: int, workers: int) -> Outcome:
     await world.storm()
     await submitting
     settled = world.now + SETTLE_SECONDS * max(1.0, tasks / SETTLED_TASKS)
-    while world.now < settled and not _is_over(found):  # noqa: ASYNC110 - of virtual time
+    while world.now < settled + _left_out(found) and not _is_over(found):  # noqa: ASYNC110 - of virtual time
         await asyncio.sleep(1)
     await asyncio.sleep(5)
-    lines = [*await _calm(found, plans), *await replayed(found)]
+    lines = await _calm(found, plans)
+    for _ in range(20):  # workers register now and then
+        if any(program.state.pending for program in found.stores):
+            await asyncio.sleep(0.5)
+    lines += await replayed(found)
     ends = Counter(str(one.value["status"]) for one in task.state.documents["tasks"].values() if one is not None)
     said = sum(len(records) for partitions in log.records.values() for records in partitions)
     return Outcome(world.seed, [*broken(found), *lines], fingerprint(found), said, world.happened, dict(ends))
@@ -191,6 +196,12 @@ async def _meddle(world: World, task: SimService, task_id: str, wishes: Wishes) 
             wishes.last[task_id] = wish
             if wish == "cancel":
                 return
+
+
+def _left_out(found: Installation) -> float:
+    """Return how much longer tasks may have to wait: for a worker that is left out for its own fault."""
+    workers = found.scheduler.state.documents["workers"].values()
+    return LEFT_OUT_SECONDS if any(one is not None and one.value["cordon"] for one in workers) else 0.0
 
 
 def _is_over(found: Installation) -> bool:

@@ -47,6 +47,7 @@ PEER_LOST = Failure(
     exception="RuntimeError",
     message="gloo: Connection closed by peer",
 )
+MACHINE_DOWN = Verdict(Outcome.INTERRUPTED, infrastructure(FailureClass.WORKER_LOST, "the machine went down"))
 
 
 @dataclass(slots=True)
@@ -75,7 +76,7 @@ class SimRun:
 
 
 class SimWorker(Program):
-    """A machine with an agent; the agent can be killed, the machine stays."""
+    """A machine with an agent; the agent can be killed, and now and then the machine goes down with it."""
 
     def __init__(self, world: World, log: SimLog, name: str, cpus: float, plans: Mapping[str, Plan]) -> None:
         super().__init__(world, name)
@@ -91,6 +92,15 @@ class SimWorker(Program):
     def boot(self, life: Life) -> None:
         agent = _Agent(self, life, self._log)
         life.spawn(agent.run())
+
+    def kill(self) -> None:
+        """End the agent's life; in the storm, one time in four, its runs die too: the machine restarts."""
+        if self.life is not None and self.world.is_stormy and self.world.random.random() < 0.25:
+            self.world.count("machine down")
+            for run in self.runs.values():
+                run.verdict = run.verdict or MACHINE_DOWN
+            self.runs.clear()
+        super().kill()
 
     def begin(self, attempt: Attempt) -> SimRun:
         """Start a run, from the newest checkpoint that there is."""

@@ -17,6 +17,7 @@ from random import Random
 from typing import Any
 
 from trainwright.contracts.errors import StoreUnavailable
+from trainwright.contracts.topics import ATTEMPT, COMMAND, QUEUE, TASK, WORKER
 from trainwright.storage.memory import MemoryState
 
 START = datetime(2025, 3, 3, 8, 0, tzinfo=UTC)
@@ -24,6 +25,8 @@ START = datetime(2025, 3, 3, 8, 0, tzinfo=UTC)
 
 STORE_POINTS = ("read", "begin", "before commit")
 """Where a store that is away is noticed."""
+
+LOSABLE = tuple(kind.type_name() for topic in (TASK, QUEUE, COMMAND, ATTEMPT, WORKER) for kind in topic.events)
 
 
 class Crash(BaseException):
@@ -149,6 +152,8 @@ class Chaos:
     commit_refused: float = 0.02
     slow: float = 0.02
     lost_events: int = 0
+    loses: str = ""
+    """The only kind of event of which some are lost, then one in two; any kind, one in fifty, if empty."""
     poison: float = 0.002
 
     @classmethod
@@ -157,10 +162,11 @@ class Chaos:
 
         Where one fault is there, others cannot show: a scheduler that is killed all the time gives no worker up.
         """
-        rng, found = Random(f"chaos {seed}"), cls(lost_events=lost_events)
+        loses = LOSABLE[seed // 3 % len(LOSABLE)] if seed % 3 == 1 else ""  # kind by kind
+        rng, found = Random(f"chaos {seed}"), cls(lost_events=lost_events, loses=loses)
         if seed % 4 == 0:
             return found
-        kinds = [one.name for one in fields(cls) if one.name not in ("until", "lost_events")]
+        kinds = [one.name for one in fields(cls) if one.name not in ("until", "lost_events", "loses")]
         spared: dict[str, Any] = dict.fromkeys((name for name in kinds if rng.random() < 0.5), 0.0)
         return replace(found, **spared)
 
@@ -197,6 +203,11 @@ class World:
     def strikes(self, chance: float) -> bool:
         """Return whether something of this probability happens now."""
         return self.loop.seconds < self.chaos.until and self.random.random() < chance
+
+    def loses(self, kind: str) -> bool:
+        """Return whether an event of this kind, which is on its way now, never arrives."""
+        chaos = self.chaos
+        return self.strikes((0.5 if kind == chaos.loses else 0.0) if chaos.loses else 0.02)
 
     def count(self, what: str) -> None:
         """Count what was injected."""

@@ -4,7 +4,6 @@ from services.log.handlers import Handlers
 from services.log.reactions import reactions
 from services.log.routes import build_router
 from services.log.store import TASKS
-from trainwright.contracts.topics import QUEUE, TASK
 from trainwright.runtime.service import Runtime, Service
 
 
@@ -15,6 +14,5 @@ def build_service(runtime: Runtime) -> Service:
         name="log",
         store=store,
         reactions=reactions(Handlers(records)),
-        at_leisure=(QUEUE, TASK),
         router=build_router(store, records),
     )

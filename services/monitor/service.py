@@ -5,7 +5,6 @@ from services.monitor.reactions import reactions
 from services.monitor.routes import build_router
 from services.monitor.settings import MonitorSettings
 from services.monitor.store import TASKS
-from trainwright.contracts.topics import ATTEMPT, QUEUE, TASK
 from trainwright.runtime.service import Runtime, Service
 
 
@@ -16,6 +15,5 @@ def build_service(runtime: Runtime) -> Service:
         name="monitor",
         store=store,
         reactions=reactions(Handlers(series)),
-        at_leisure=(ATTEMPT, QUEUE, TASK),
         router=build_router(store, series, MonitorSettings(), runtime.clock),
     )

@@ -162,8 +162,13 @@ async def test_a_silent_worker_is_replaced_and_its_late_words_are_fenced(
     assert second.attempt == 2
     (stop,) = await bus.tape.until(StopAttempt)
     assert stop.attempt == 1, "the run that was given up is ended"
-    task = await show(api, task_id)
-    assert (task["status"], task["attempt"], task["losses"], task["retries_used"]) == ("pending", 2, 1, 0)
+
+    async def is_placed_again() -> dict[str, Any] | None:  # the worker may hear of it before the task service
+        task = await show(api, task_id)
+        return task if task["attempt"] == 2 else None
+
+    task = await eventually(is_placed_again, within=10, what="the second attempt")
+    assert (task["status"], task["losses"], task["retries_used"]) == ("pending", 1, 0)
 
     await hand.beat([AttemptRef(task_id=task_id, attempt=2)])
     await hand.started(task_id, 2)

@@ -4,23 +4,21 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 
+from tests.faults.mortal import Mortal
 from tests.minio_server import started
-from trainwright.embedded.archive import free_ports
 
 
-class MortalMinio:
+class MortalMinio(Mortal):
     """A MinIO at one address, whatever happens to it."""
 
     def __init__(self, program: str, folder: Path) -> None:
+        super().__init__()
         self.env: dict[str, str] = {}
         """What a process is told that keeps its blobs there."""
         self._program, self._folder = program, folder
-        (self._port,) = free_ports(1)
-        self._stack = ExitStack()
         self._process: subprocess.Popen[bytes] | None = None
 
     def die(self) -> None:
@@ -37,15 +35,6 @@ class MortalMinio:
             yield
         finally:
             os.kill(self._process.pid, signal.SIGCONT)
-
-    def __enter__(self) -> "MortalMinio":
-        self._start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stack.close()
 
     def _start(self) -> None:
         server, self._process = self._stack.enter_context(started(self._program, self._folder, self._port))

@@ -4,21 +4,18 @@ A real MongoDB never shows it and ends the transaction; the stand-in would keep 
 (tests/contract/test_mongo_isolation.py). What was committed it keeps over kills.
 """
 
-from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
 
+from tests.faults.mortal import Mortal
 from tests.mongo_server import MongoServer, stand_in
-from trainwright.embedded.archive import free_ports
 
 
-class MortalMongo:
+class MortalMongo(Mortal):
     """A stand-in at one address, whatever happens to it."""
 
     def __init__(self, folder: Path) -> None:
+        super().__init__()
         self._folder = folder
-        self._port = free_ports(1)[0]
-        self._stack = ExitStack()
         self._server: MongoServer | None = None
 
     @property
@@ -32,15 +29,6 @@ class MortalMongo:
         self._server.kill()
         self._stack.close()
         self._start()
-
-    def __enter__(self) -> "MortalMongo":
-        self._start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stack.close()
 
     def _start(self) -> None:
         self._server = self._stack.enter_context(stand_in(self._folder, self._port))

@@ -4,6 +4,7 @@ from services.log.handlers import Handlers
 from services.log.reactions import reactions
 from services.log.routes import build_router
 from services.log.store import TASKS
+from trainwright.contracts.topics import TASK
 from trainwright.runtime.service import Runtime, Service
 
 
@@ -14,5 +15,6 @@ def build_service(runtime: Runtime) -> Service:
         name="log",
         store=store,
         reactions=reactions(Handlers(records)),
+        at_leisure=(TASK,),
         router=build_router(store, records),
     )

@@ -5,6 +5,7 @@ from services.monitor.reactions import reactions
 from services.monitor.routes import build_router
 from services.monitor.settings import MonitorSettings
 from services.monitor.store import TASKS
+from trainwright.contracts.topics import TASK
 from trainwright.runtime.service import Runtime, Service
 
 
@@ -15,5 +16,6 @@ def build_service(runtime: Runtime) -> Service:
         name="monitor",
         store=store,
         reactions=reactions(Handlers(series)),
+        at_leisure=(TASK,),
         router=build_router(store, series, MonitorSettings(), runtime.clock),
     )

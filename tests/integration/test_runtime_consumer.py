@@ -126,10 +126,10 @@ class Sick(SqliteStore):
 
     sick = False
 
-    def transaction(self) -> Any:
+    def transaction(self, *, durable: bool = True) -> Any:
         if self.sick:
             raise StoreUnavailable("the disk is full")
-        return super().transaction()
+        return super().transaction(durable=durable)
 
 
 async def test_a_store_that_is_down_is_waited_for_and_nothing_is_skipped(

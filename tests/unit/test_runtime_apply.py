@@ -293,13 +293,13 @@ class FailingStore(SqliteStore):
     granted = 0
     refused = 0
 
-    def transaction(self) -> Any:
+    def transaction(self, *, durable: bool = True) -> Any:
         if self.granted > 0:
             self.granted -= 1
         elif self.refused > 0:
             self.refused -= 1
             raise StoreUnavailable("the disk is full")
-        return super().transaction()
+        return super().transaction(durable=durable)
 
 
 class TestWithoutStore:

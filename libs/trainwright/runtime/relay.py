@@ -94,7 +94,7 @@ class Relay:
             if _went_back(self._position, acks):
                 await self._send_again("records are numbered from before the last ones")
             self._position = _after(self._position, acks)
-            async with self._store.transaction() as tx:
+            async with self._store.transaction(durable=False) as tx:  # a row without its mark is sent again
                 await tx.mark_sent([row.seq for row in rows], self._clock.now())
                 await tx.set_log_position(self._position)
             crash.point("relay.marked")

@@ -166,8 +166,12 @@ class DocumentStore(Reader, Protocol):
     async def close(self) -> None:
         """Finish and let go of everything."""
 
-    def transaction(self) -> AbstractAsyncContextManager[Transaction]:
-        """Open a transaction: committed at the end of the block, rolled back if the block raises."""
+    def transaction(self, *, durable: bool = True) -> AbstractAsyncContextManager[Transaction]:
+        """Open a transaction: committed at the end of the block, rolled back if the block raises.
+
+        One that need not be ``durable`` survives its process, but maybe no power cut, unless a durable one follows
+        it: for what would only be done again. It does not wait for the disk.
+        """
 
     async def outbox_pending(self, kind: str, limit: int) -> list[OutboxRow]:
         """Return the oldest rows of a kind (``event``, ``effect``) that are not done, in order."""

@@ -173,7 +173,7 @@ class MemoryStore:
     async def close(self) -> None:
         """Do nothing: whoever holds it may go on."""
 
-    def transaction(self) -> "_Open":
+    def transaction(self, *, durable: bool = True) -> "_Open":
         return _Open(self)
 
     async def get(self, collection: str, id: str) -> Document | None:

@@ -256,7 +256,7 @@ class MongoStore(MongoLease):
                 self._client = None
 
     @contextlib.asynccontextmanager
-    async def transaction(self) -> AsyncIterator[MongoTransaction]:
+    async def transaction(self, *, durable: bool = True) -> AsyncIterator[MongoTransaction]:
         async with self._writing:
             with self._answering("written"):
                 async with await self._opened().start_session() as session:

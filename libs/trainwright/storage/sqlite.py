@@ -2,7 +2,8 @@
 
 Statements of a transaction, and reads of one document, run on the loop's thread, because each takes microseconds
 and a thread hop would cost more; the commit, which waits for the disk, and every other read run on its threads.
-WAL, ``synchronous=FULL`` and ``BEGIN IMMEDIATE``: what was committed survives a power cut.
+WAL, ``synchronous=FULL`` and ``BEGIN IMMEDIATE``: what was committed survives a power cut. What need not be
+durable is committed with ``NORMAL``: it is in the file, and on the disk with the next that is.
 """
 
 import asyncio
@@ -194,7 +195,7 @@ class SqliteStore:
                 thread.shutdown()
 
     @contextlib.asynccontextmanager
-    async def transaction(self) -> AsyncIterator[SqliteTransaction]:
+    async def transaction(self, *, durable: bool = True) -> AsyncIterator[SqliteTransaction]:
         await self._writing.acquire()
         commit: asyncio.Task[None] | None = None
         try:
@@ -202,6 +203,7 @@ class SqliteStore:
             transaction = SqliteTransaction(writer)
             try:
                 with self._answering("written"):
+                    writer.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
                     writer.execute("BEGIN IMMEDIATE")
                     _check_fence(writer)
                     crash.point("sqlite.began")
@@ -346,7 +348,6 @@ class SqliteStore:
             self._path, timeout=1, isolation_level=None, check_same_thread=False, cached_statements=512
         )
         connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")
         return connection
 
     def _ddl(self) -> str:

@@ -50,6 +50,7 @@ class StopCause(StrEnum):
     HUNG = FailureClass.HUNG.value
     DIVERGED = FailureClass.DIVERGED.value
     TIMED_OUT = FailureClass.TIMED_OUT.value
+    IDLE = "idle"
 
 
 SEEN_ILL = frozenset({StopCause.HUNG, StopCause.DIVERGED, StopCause.TIMED_OUT})
@@ -57,11 +58,12 @@ SEEN_ILL = frozenset({StopCause.HUNG, StopCause.DIVERGED, StopCause.TIMED_OUT})
 
 _RANKS = {
     StopCause.WORKER_STOPS: 0,
-    StopCause.PREEMPT: 1,
-    StopCause.PAUSE: 2,
-    **dict.fromkeys(SEEN_ILL, 3),
-    StopCause.CANCEL: 4,
-    StopCause.FENCED: 5,
+    StopCause.IDLE: 1,
+    StopCause.PREEMPT: 2,
+    StopCause.PAUSE: 3,
+    **dict.fromkeys(SEEN_ILL, 4),
+    StopCause.CANCEL: 5,
+    StopCause.FENCED: 6,
 }
 
 
@@ -136,6 +138,12 @@ class Attempt(Contract):
     """The place of the command that the run continues."""
 
     @property
+    def given_back(self) -> str | None:
+        """Return why it was paused though nobody asked."""
+        is_idle = self.outcome is Outcome.PAUSED and self.stop is not None and self.stop.kind is StopCause.IDLE
+        return self.stop.reason if is_idle and self.stop is not None else None
+
+    @property
     def parameters(self) -> JsonObject:
         """Return the task's parameters with what repairs and people have changed."""
         return {**self.config.parameters, **self.overrides}
@@ -207,6 +215,7 @@ def document(attempt: Attempt, worker_id: str, incarnation: str, read: Read) -> 
         latest_metrics=read.latest,
         outcome=attempt.outcome,
         failure=attempt.failure,
+        given_back=attempt.given_back,
         bundle=attempt.bundle,
         checkpoints=attempt.checkpoints,
         parameters=attempt.answers,

@@ -34,7 +34,6 @@ class Pulses:
         self._sender = sender
         self._meter = UsageMeter()
         self._usage: dict[str, ResourceUsage] = {}
-        self._gpu: dict[int, ResourceUsage] = {}
         self._gpu_at = 0.0
         self._sent_at: dict[str, float] = {}
         self._unsent: set[str] = set()
@@ -48,7 +47,7 @@ class Pulses:
             worker_id=place.worker_id,
             incarnation=place.incarnation,
             time=place.clock.now(),
-            usage=total_usage(self._usage, self._gpu),
+            usage=total_usage(self._usage, self._place.gpus),
             running=await store.live_refs(place.documents),
             ended=await store.reported_since(place.documents, place.clock.now() - ENDED_FOR),
             heeding=[one.attempt.task_id for one in leads if one.has("asks_stop") and one.has("saves")],
@@ -100,7 +99,8 @@ class Pulses:
 
     def _usage_of(self, lead: Lead) -> ResourceUsage:
         usage = self._usage.get(lead.attempt.key, ResourceUsage())
-        own = {index: self._gpu[index] for index in lead.attempt.slots.gpus if index in self._gpu}
+        known = self._place.gpus
+        own = {index: known[index] for index in lead.attempt.slots.gpus if index in known}
         if not own:
             return usage
         gpu = total_usage({}, own)
@@ -112,4 +112,6 @@ class Pulses:
         known = {key: pid for key, pid in roots.items() if pid is not None}
         self._usage = self._meter.measure(known, now) if known else {}
         if self._worker.gpus and now - self._gpu_at >= GPU_SECONDS:
-            self._gpu, self._gpu_at = await gpu_usage(), now
+            found, self._gpu_at = await gpu_usage(), now
+            self._place.gpus.clear()
+            self._place.gpus.update(found)

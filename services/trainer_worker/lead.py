@@ -55,7 +55,7 @@ logger = logging.getLogger(__name__)
 WATCH_SECONDS = 0.05
 LOCK_SECONDS = 1.0
 BUNDLE_TRIES = 5
-_GOES_ON = (StopCause.PAUSE, StopCause.PREEMPT, StopCause.WORKER_STOPS, StopCause.TIMED_OUT)
+_GOES_ON = (StopCause.PAUSE, StopCause.IDLE, StopCause.PREEMPT, StopCause.WORKER_STOPS, StopCause.TIMED_OUT)
 
 
 class Lead:

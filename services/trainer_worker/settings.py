@@ -33,6 +33,12 @@ class WorkerSettings(EnvironmentSettings):
     heartbeat_seconds: float = Field(2.0, gt=0)
     stop_grace_seconds: float = Field(4.0, ge=0, description="Time for runs to end when the worker is stopped.")
     orphan_seconds: float = Field(30.0, gt=0, description="How long runs wait for an agent to come back.")
+    idle_after: float | None = Field(
+        None,
+        gt=0,
+        description="Seconds that a run may do nothing with its GPUs (without any: with its CPU) before it is"
+        " paused, where its document does not say; for ever if left out.",
+    )
     keep_hours: float = Field(24.0, ge=0, description="How long files of ended attempts are kept.")
 
     @field_validator("ports")

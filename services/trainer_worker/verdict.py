@@ -57,7 +57,7 @@ def _is_why(ending: Ending, stop: Stop, asked: Asked) -> bool:
     """Return whether a run ended for the request, and not well, or by a failure of its own, before it."""
     if asked.signalled:
         return True
-    if stop.kind in (StopCause.PAUSE, StopCause.HUNG, StopCause.TIMED_OUT):
+    if stop.kind in (StopCause.PAUSE, StopCause.IDLE, StopCause.HUNG, StopCause.TIMED_OUT):
         return asked.seen and not _failed(ending)
     return asked.seen or (asked.heard and ending.exit_code != 0)
 
@@ -73,7 +73,7 @@ def stopped(stop: Stop, ending: Ending | None = None) -> Verdict:
     """Return what a stop on request means."""
     if stop.kind is StopCause.CANCEL:
         return Verdict(Outcome.CANCELLED)
-    if stop.kind is StopCause.PAUSE:
+    if stop.kind in (StopCause.PAUSE, StopCause.IDLE):
         return Verdict(Outcome.PAUSED)
     if stop.kind in SEEN_ILL:
         return Verdict(Outcome.FAILED, _seen_ill(stop, ending or Ending()))

@@ -10,7 +10,8 @@ from pathlib import Path
 from services.trainer_worker import inventory
 from services.trainer_worker.domain import Attempt, Stop, StopCause
 from services.trainer_worker.place import Workplace
-from trainwright.contracts.failure import FailureClass
+from trainwright.contracts.resource import ResourceUsage
+from trainwright.contracts.task_config import Watch
 from trainwright.training import layout
 from trainwright.training.spool import SpoolReader
 from trainwright.training.watch import Health, Trouble
@@ -22,6 +23,8 @@ CHUNKS = 4
 """Pieces of the spool read in one look: an adopted run's is read from its beginning, bit by bit."""
 LEAST_FREE = 4 * 1024 * 1024
 """Bytes free where a run writes what it reports; with less, it may take steps that nobody can read of."""
+LEAST_RATE = 1.0
+"""Per cent of the time from which a GPU counts as at work."""
 TIMEOUT_GRACE = 60.0
 HUNG_TERM = 5.0
 
@@ -47,7 +50,7 @@ class Watcher:
         if tree is None:
             return None
         if self._health is None:
-            self._health = Health(self._attempt.config.watch, self._attempt.timeout_seconds, self._age(root))
+            self._health = Health(self._wanted(), self._attempt.timeout_seconds, self._age(root))
         elif now - self._looked_at > SLEPT_SECONDS:
             self._health.slept(now)
         if not self._read_to_end(self._health, now):
@@ -58,7 +61,7 @@ class Watcher:
             return None
         if self._is_mute():
             self._health.slept(now)
-        trouble = self._health.trouble(now, tree.cpu_seconds)
+        trouble = self._health.trouble(now, tree.cpu_seconds, self._gpus_work())
         return request(trouble) if trouble is not None else None
 
     def holds_back(self, step: int) -> bool:
@@ -84,6 +87,17 @@ class Watcher:
                 return True
         return False
 
+    def _wanted(self) -> Watch:
+        """Return what the run is watched for; members of a gang wait for each other, and are never idle alone."""
+        watch, default = self._attempt.config.watch, self._place.settings.idle_after
+        idle_after = None if self._attempt.members else watch.idle_after or default
+        return watch.model_copy(update={"idle_after": idle_after})
+
+    def _gpus_work(self) -> bool | None:
+        """Return whether one of the run's GPUs does anything, or may: one that cannot say is taken to."""
+        rates = [self._place.gpus.get(index, ResourceUsage()).gpu for index in self._attempt.slots.gpus]
+        return any(rate is None or rate >= LEAST_RATE for rate in rates) if rates else None
+
     def _is_mute(self) -> bool:
         """Return whether the disk may be too full for a sign of life: silence proves nothing then."""
         try:
@@ -103,9 +117,11 @@ class Watcher:
 
 
 def request(trouble: Trouble) -> Stop:
-    """Return how a run in trouble is ended: one that hangs at once, with its stacks; one out of time may save."""
-    kind = StopCause(trouble.failure_class.value)
-    in_time = trouble.failure_class is FailureClass.TIMED_OUT
+    """Return how a run in trouble is ended: one that hangs at once, with its stacks; one that is out of time, or
+    idle, may save.
+    """
+    kind = StopCause.IDLE if trouble.failure_class is None else StopCause(trouble.failure_class.value)
+    in_time = kind in (StopCause.TIMED_OUT, StopCause.IDLE)
     return Stop(
         kind=kind,
         grace_seconds=TIMEOUT_GRACE if in_time else 0,

@@ -25,8 +25,9 @@ from pathlib import Path
 import psutil
 
 from services.trainer_worker import spawn
-from services.trainer_worker.domain import Attempt, Stop, StopCause
+from services.trainer_worker.domain import Attempt, Stop
 from services.trainer_worker.verdict import Asked, ending_of, judge
+from services.trainer_worker.watching import request
 from tests.faults.failures import table
 from trainwright.contracts.attempt import Outcome
 from trainwright.contracts.failure import Failure, FailureClass
@@ -157,10 +158,7 @@ def _watch(config: TaskConfig, directory: Path, work: Path, shim: "subprocess.Po
                 outside = None
             trouble = health.trouble(time.monotonic(), _cpu_seconds(shim.pid)) if stop is None else None
             if trouble is not None:
-                kind = StopCause(trouble.failure_class.value)
-                stop = Stop(
-                    kind=kind, grace_seconds=0, term_seconds=2, reason=trouble.message, bad_step=trouble.bad_step
-                )
+                stop = request(trouble).model_copy(update={"grace_seconds": 0, "term_seconds": 2})
                 spawn.write_control(directory, stop)
             time.sleep(POLL_SECONDS)
     finally:

@@ -61,6 +61,14 @@ for step in run.steps(100_000, checkpoint_every=1000, state=state):
     if os.path.exists("enough"): break
 """
 )
+IDLES = (
+    SETUP
+    + """
+for step in run.steps(100_000, state={"value": 1}):
+    run.log(step, {"loss": 1 / step})
+    while step == 3 and not run.should_stop(): time.sleep(0.2)
+"""
+)
 WATCH = Watch(hang_after=1)
 
 
@@ -139,6 +147,17 @@ async def test_a_run_that_is_held_or_whose_agent_was_held_is_not_taken_for_hung(
     for task in (alone, together):
         (agent.directory(task) / "work" / "enough").touch()
         assert (await agent.until_ended(task)).attempt.outcome is Outcome.COMPLETED
+
+
+async def test_an_idle_run_saves_and_gives_its_place_back(agent: Agent) -> None:
+    await agent.start()
+    task = new_task()
+    await agent.run(task, IDLES, watch=Watch(hang=False, idle_after=3))
+    ended = (await agent.until_ended(task)).attempt
+    assert (ended.outcome, ended.failure) == (Outcome.PAUSED, None)
+    assert ended.given_back is not None
+    assert ended.given_back.startswith("its processes have done nothing for 3")
+    assert [one.step for one in ended.checkpoints] == [3]
 
 
 async def until_further(agent: Agent, task: str, steps: int) -> None:

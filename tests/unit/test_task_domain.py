@@ -49,6 +49,19 @@ def test_a_completed_task_stays_completed() -> None:
             ask(done, NOW)
 
 
+def test_what_its_worker_gives_back_is_held_until_somebody_resumes_it() -> None:
+    idle = end(1, Outcome.PAUSED, None, 40)
+    idle = idle.model_copy(update={"given_back": "its GPUs have done nothing for 30 min"})
+    change = domain.ended(a_running_task(), idle, NOW)
+    held = changed(change)
+    assert change is not None
+    assert (held.status, held.phase, held.failure, change.cause) == (PAUSED, HELD, None, "idle")
+    assert held.reason.startswith("paused: its GPUs have done nothing for 30 min; resume ")
+    assert changed(domain.resume(held, LATER)).status is PENDING
+    asked = changed(domain.ended(a_pausing_task(), idle, NOW))
+    assert asked.reason.startswith("paused; resume "), "the user's own pause says nothing of it"
+
+
 def test_the_end_may_be_heard_before_the_placement_and_the_start() -> None:
     done = changed(domain.ended(a_waiting_task(), end(1, Outcome.COMPLETED), NOW))
     assert (done.status, done.attempt) == (TaskStatus.COMPLETED, 1)

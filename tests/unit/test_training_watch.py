@@ -353,6 +353,37 @@ def test_time_runs_from_the_first_call_and_goes_on_while_the_watcher_sleeps() ->
     assert trouble.message == "it has trained for 2.0 h; the task's timeout is 2.0 h"
 
 
+# -- idle ------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_that_does_nothing_is_idle_and_one_that_computes_now_and_then_is_not() -> None:
+    run = Watched(Watch(idle_after=600))
+    for _ in range(5):
+        assert run.wait(550) is None
+        assert run.wait(30, cores=0.5) is None
+    trouble = run.wait(620, cores=0.001)
+    assert trouble is not None
+    assert trouble == Trouble(None, "its processes have done nothing for 10 min; `idle_after` is 10 min")
+    assert Watched().wait(10**5) is None, "nobody asked"
+
+
+def test_gpus_that_do_nothing_are_idle_whatever_the_processor_does() -> None:
+    health = Health(Watch(idle_after=100), None)
+    works = [True, False, False, False, True] + [False] * 20
+    found = [health.trouble(10.0 * n, 10.0 * n, gpus_work=at_work) for n, at_work in enumerate(works)]
+    assert [trouble is not None for trouble in found] == [False] * 14 + [True] * 11
+    assert found[14] == Trouble(None, "its GPUs have done nothing for 100 s; `idle_after` is 100 s")
+
+
+def test_who_was_held_has_not_been_idle() -> None:
+    run = Watched(Watch(idle_after=100))
+    assert run.wait(90) is None
+    run.now += 500
+    run.health.slept(run.now)
+    assert run.wait(95) is None
+    assert run.wait(10) is not None
+
+
 def test_time_before_an_adoption_counts() -> None:
     health = Health(Watch(), timeout_seconds=100, elapsed=90)
     assert health.trouble(0.0, 0.0) is None

@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -13,9 +13,11 @@ import pytest
 
 from services.trainer_worker import watching
 from services.trainer_worker.domain import Attempt, Stop, StopCause
+from services.trainer_worker.place import Workplace
 from tests.runtime_kit import FastClock
 from tests.worker_place import place_in
-from trainwright.contracts.resource import Slots
+from trainwright.contracts.queue import Member
+from trainwright.contracts.resource import ResourceUsage, Slots
 from trainwright.contracts.task_config import TaskConfig, Watch
 from trainwright.training import layout
 from trainwright.training.spool import SpoolWriter, encode_record
@@ -28,6 +30,7 @@ class Desk:
     """A watcher whose run does nothing, and what the run is made to report."""
 
     watcher: watching.Watcher
+    place: Workplace
     clock: FastClock
     spool: SpoolWriter
     pid: int
@@ -58,7 +61,7 @@ def desk(tmp_path: Path) -> Iterator[Desk]:
     process = subprocess.Popen(["sh", "-c", "sleep 60 & wait"], start_new_session=True)
     watcher = watching.Watcher(attempt, tmp_path, place)
     try:
-        yield Desk(watcher, clock, SpoolWriter(tmp_path / layout.SPOOL), process.pid)
+        yield Desk(watcher, place, clock, SpoolWriter(tmp_path / layout.SPOOL), process.pid)
     finally:
         watcher.close()
         os.killpg(process.pid, signal.SIGKILL)
@@ -122,6 +125,40 @@ def test_a_clock_that_was_set_forward_ends_no_adopted_run(desk: Desk) -> None:
     stop = desk.pass_time(10)
     assert stop is not None
     assert stop.kind is StopCause.TIMED_OUT
+
+
+def test_a_run_whose_gpus_do_nothing_may_save_and_what_a_gpu_does_not_tell_is_work(desk: Desk) -> None:
+    attempt, gpus = desk.watcher._attempt, desk.place.gpus
+    config = attempt.config.model_copy(update={"watch": Watch(idle_after=60, hang=False)})
+    changes = {"config": config, "slots": Slots(gpus=[0, 1]), "timeout_seconds": None}
+    desk.watcher._attempt = attempt.model_copy(update=changes)
+    gpus.update({0: ResourceUsage(gpu=0.0), 2: ResourceUsage(gpu=0.0)})
+    assert desk.pass_time(100) is None, "of GPU 1 nothing is known"
+    gpus[1] = ResourceUsage(gpu=80.0)
+    assert desk.pass_time(100) is None
+    gpus[1] = ResourceUsage(gpu=0.0)
+    assert desk.pass_time(50) is None
+    stop = desk.pass_time(15)
+    assert stop is not None
+    assert (stop.kind, stop.grace_seconds, stop.signal) == (StopCause.IDLE, watching.TIMEOUT_GRACE, "SIGTERM")
+    assert stop.reason.startswith("its GPUs have done nothing")
+
+
+def test_what_a_worker_says_of_idle_runs_holds_for_those_that_do_not_say(desk: Desk) -> None:
+    settings = desk.place.settings.model_copy(update={"idle_after": 50.0})
+    desk.watcher._place = replace(desk.place, settings=settings)
+    assert desk.pass_time(40) is None
+    stop = desk.pass_time(20)
+    assert stop is not None
+    assert stop.kind is StopCause.IDLE
+
+
+def test_members_of_a_gang_wait_for_each_other_and_are_not_idle(desk: Desk) -> None:
+    members = [Member(rank=rank, worker_id=f"w{rank}", incarnation="x", slots=Slots()) for rank in (0, 1)]
+    config = desk.watcher._attempt.config.model_copy(update={"watch": Watch(idle_after=5)})
+    changes = {"members": members, "config": config}
+    desk.watcher._attempt = desk.watcher._attempt.model_copy(update=changes)
+    assert desk.pass_time(100) is None
 
 
 def test_a_process_that_is_gone_is_not_judged(desk: Desk) -> None:

@@ -52,6 +52,9 @@ class AttemptDocument(Contract):
     latest_metrics: LatestMetrics = {}
     outcome: Outcome | None = Field(None, description="How it ended; null while it runs.")
     failure: Failure | None = Field(None, description="Why it failed, if it did.")
+    given_back: str | None = Field(
+        None, description="Why its worker had it save and pause, though nobody asked: it did nothing."
+    )
     bundle: Sha256 | None = Field(None, description="Manifest of what the run left, as a blob.")
     checkpoints: list[Checkpoint] = Field(
         default=[], description="Those of this attempt that are stored and worth keeping, newest first."

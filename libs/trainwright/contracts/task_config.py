@@ -77,6 +77,11 @@ class Watch(Request):
     divergence: bool = Field(True, description="End a run whose loss is no number any more, or explodes.")
     hang: bool = Field(True, description="End a run that takes no step for much longer than its steps take.")
     hang_after: Seconds = Field(60.0, description="A run is never taken for hung before this time without a step.")
+    idle_after: Seconds | None = Field(
+        None,
+        description="A run whose GPUs (of one without any: whose processes) do nothing for so long saves, is"
+        " paused, and its place is free for others; where it is left out, what its worker was told holds.",
+    )
 
 
 class RepairRole(StrEnum):

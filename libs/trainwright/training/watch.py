@@ -1,4 +1,4 @@
-"""Whether a run that still lives is in trouble: hung, diverged, or out of time. Pure: time and CPU are handed in.
+"""Whether a run that still lives is in trouble: hung, diverged, out of time, idle. Pure: time and use are given.
 
 A healthy run that is ended costs more than a broken one that is found late, so every rule waits for evidence:
 a pause must be long for this run, and longer still while it computes; a loss must stay broken. What is usual is
@@ -28,6 +28,10 @@ EDGE_TIMES = 10
 BUSY_CORES = 0.05
 FEW_STEPS = 5
 LEAST_SECONDS = 0.5
+IDLE_CORES = 0.02
+"""Processes that use less are idle: a loop that waits wakes now and then, and threads of libraries do."""
+IDLE_WINDOW = 10.0
+"""Seconds over which that is measured: the kernel counts in ticks of 10 ms."""
 
 NO_NUMBERS = 5
 FIRST_INFINITIES = 20
@@ -45,9 +49,12 @@ _DEFAULT_NAME = "loss"
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """Why a run should be ended: `bad_step` is the first step that was not well, where one can be named."""
+    """Why a run should be ended: `bad_step` is the first step that was not well, where one can be named.
 
-    failure_class: FailureClass
+    What is only idle has no class: it has not failed.
+    """
+
+    failure_class: FailureClass | None
     message: str
     bad_step: int | None = None
 
@@ -69,6 +76,7 @@ class Health:
         self._loss_name: str | None = None
         self._cpu: float | None = None
         self._burned = 0.0
+        self._idle = _Idle()
 
     def seen(self, records: Sequence[Record], now: float) -> None:
         """Take note of what the run has reported since the last call."""
@@ -86,14 +94,17 @@ class Health:
         self._begin(now)
         self._pace.alive_at = now
         self._cpu, self._burned = None, 0.0
+        self._idle = _Idle()
 
     @property
     def doubtful_from(self) -> int | None:
         """Return the step since which the loss has been no finite number; None while it is one."""
         return self._loss.doubtful_from
 
-    def trouble(self, now: float, cpu_seconds: float) -> Trouble | None:
-        """Return why the run should be ended, or None; `cpu_seconds` is what its processes have used in all."""
+    def trouble(self, now: float, cpu_seconds: float, gpus_work: bool | None = None) -> Trouble | None:
+        """Return why the run should be ended, or None; `cpu_seconds` is what its processes have used in all,
+        `gpus_work` whether its GPUs do anything: None of a run that has none.
+        """
         started = self._begin(now)
         # A child that ends takes its share with it: only what is added counts.
         self._burned += max(0.0, cpu_seconds - self._cpu) if self._cpu is not None else 0.0
@@ -105,7 +116,17 @@ class Health:
         if self._timeout is not None and trained >= self._timeout:
             message = f"it has trained for {_time(trained)}; the task's timeout is {_time(self._timeout)}"
             return Trouble(FailureClass.TIMED_OUT, message)
-        return self._hung(now) if self._watch.hang else None
+        return (self._hung(now) if self._watch.hang else None) or self._idles(now, cpu_seconds, gpus_work)
+
+    def _idles(self, now: float, cpu_seconds: float, gpus_work: bool | None) -> Trouble | None:
+        after = self._watch.idle_after
+        if after is None:
+            return None
+        idle = self._idle.seconds(now, cpu_seconds, gpus_work, min(IDLE_WINDOW, after / 4))
+        if idle < after:
+            return None
+        what = "processes have" if gpus_work is None else "GPUs have"
+        return Trouble(None, f"its {what} done nothing for {_time(idle)}; `idle_after` is {_time(after)}")
 
     def _begin(self, now: float) -> float:
         if self._started is None:
@@ -135,6 +156,27 @@ class Health:
         meanwhile = "though its processes compute" if busy else "and its processes do not compute"
         message = f"no step for {_time(silence)} after step {self._pace.step}, {meanwhile}; {self._pace.usual()}"
         return Trouble(FailureClass.HUNG, message)
+
+
+class _Idle:
+    """How long a run has done nothing with what it was given."""
+
+    def __init__(self) -> None:
+        self._since: float | None = None
+        self._measured_at = 0.0
+        self._cpu = 0.0
+
+    def seconds(self, now: float, cpu_seconds: float, gpus_work: bool | None, window: float) -> float:
+        """Return it; processes are measured over windows, and what is short of one has not worked yet."""
+        if self._since is None:
+            self._since, self._measured_at, self._cpu = now, now, cpu_seconds
+        works = gpus_work
+        if gpus_work is None and now - self._measured_at >= window:
+            works = cpu_seconds - self._cpu > IDLE_CORES * (now - self._measured_at)
+            self._measured_at, self._cpu = now, cpu_seconds
+        if works:
+            self._since = now
+        return now - self._since
 
 
 class _Pace:

@@ -97,6 +97,8 @@ class Handlers:
         placement = entry.placement
         if placement.state is ASSIGNED and not is_over(task, placement.attempt):
             entry, events = self._pass_on(entry)
+        elif wants_place(task) and task.attempt < placement.attempt:
+            pass  # said before its newest attempt, which is over here: what follows from that it will say itself
         elif wants_place(task):
             if placement.state is ASSIGNED:  # we were not told its end: say that the place is free for others
                 entry, events = released(entry, f"attempt {placement.attempt} is over", clock.now())

@@ -15,6 +15,7 @@ from services.scheduler.passes import Passes
 from services.scheduler.settings import SchedulerSettings
 from services.scheduler.store import COLLECTIONS, find_entry
 from tests.runtime_kit import MOMENT, FastClock, task_event
+from trainwright.contracts.attempt import AttemptDocument, AttemptEnded, Outcome
 from trainwright.contracts.base import Event
 from trainwright.contracts.checkpoint import Checkpoint
 from trainwright.contracts.command import RunAttempt, StopAttempt
@@ -49,6 +50,7 @@ class Scheduler:
         """Apply an event; return what follows."""
         reactions: dict[str, Any] = {
             "task": self.handlers.on_task_changed,
+            "attempt": self.handlers.on_attempt_ended,
             "worker": self.handlers.on_worker_changed,
             "pulse": self.handlers.on_heartbeat,
         }
@@ -189,6 +191,22 @@ async def test_a_run_that_was_given_up_is_stopped_at_the_next_heartbeat_that_nam
         await scheduler.hear(task_event(version=3, attempt=1))
         await scheduler.passes.place()
         await scheduler.passes.sweep()
+
+
+async def test_a_word_from_before_an_attempt_asks_for_no_other_one(scheduler: Scheduler) -> None:
+    """Topics have no order among them: a task's relay may be late by more than a whole run takes."""
+    await scheduler.hear(task_event())
+    await scheduler.passes.place()
+    assert len(await scheduler.commands(RunAttempt)) == 1
+    over = AttemptDocument(task_id=TASK, attempt=1, version=2, worker_id="w", incarnation="one", started_at=MOMENT)
+    await scheduler.hear(AttemptEnded(attempt=over.model_copy(update={"outcome": Outcome.COMPLETED})))
+    await scheduler.hear(task_event(version=2, reason="no worker has 1 CPU free"))
+    await scheduler.passes.place()
+    assert await scheduler.commands(RunAttempt) == []
+    await scheduler.hear(task_event(version=5, attempt=1, phase=TaskPhase.BACKING_OFF))
+    await scheduler.passes.place()
+    (command,) = await scheduler.commands(RunAttempt)
+    assert command.attempt == 2
 
 
 async def test_time_in_which_nobody_could_be_heard_does_not_count(scheduler: Scheduler) -> None:

@@ -218,10 +218,12 @@ async def check(replicas: Replicas, task_ids: list[str]) -> None:
 
 
 def contradictions(events: list[Event]) -> list[str]:
-    """Return versions of things that were said with two contents."""
+    """Return versions of things that were said with two contents. What is said again for somebody who does not
+    answer may be said by an event of another name (``Announcer``): readers take over the document that it carries.
+    """
     said: dict[tuple[str, str, tuple[int, int]], set[str]] = defaultdict(set)
     for event in events:
         if isinstance(event.guard, Newer) and TOPIC_OF[type(event)].name != "trainwright.pulse.v1":
             key = (TOPIC_OF[type(event)].name, event.guard.subject, event.guard.order)
-            said[key].add(f"{type(event).__name__} {event.model_dump_json()}")
+            said[key].add(event.model_dump_json())
     return [f"{key}: {contents}" for key, contents in said.items() if len(contents) > 1]

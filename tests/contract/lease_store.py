@@ -82,6 +82,17 @@ class Leases:
         async with store.transaction() as tx:  # a request over HTTP is none of the leader's work
             await tx.put("plain", "x", {"by": "anybody"})
 
+    async def test_a_renewal_takes_nothing_from_what_is_being_written(self, store: DocumentStore) -> None:
+        epoch = await take(store, "a")
+        with under(Fence(epoch)):
+            async with store.transaction() as tx:
+                await tx.get("plain", "x")
+                renewal = asyncio.create_task(store.renew_lease(epoch))
+                await asyncio.wait({renewal}, timeout=0.3)
+                await tx.put("plain", "x", {"by": "a"})
+        assert await renewal
+        assert await store.get("plain", "x") == {"by": "a"}
+
     async def test_of_a_take_over_and_what_is_being_written_one_fails(
         self, store: DocumentStore, other: DocumentStore
     ) -> None:

@@ -26,7 +26,7 @@ from pymongo import (
     UpdateMany,
     UpdateOne,
 )
-from pymongo.errors import BulkWriteError, CollectionInvalid, PyMongoError
+from pymongo.errors import BulkWriteError, CollectionInvalid, ConnectionFailure, PyMongoError
 from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
 
@@ -184,12 +184,11 @@ class MongoTransaction:
         """Hold writes back until the end, or until something is read that they could change."""
         self._writes.setdefault(collection, []).extend(writes)
 
-    async def finish(self, mark: str) -> bool:
-        """Send what was held back, with the transaction's mark; return whether there is anything to commit."""
+    async def finish(self, mark: str) -> None:
+        """Send what was held back, with the transaction's mark."""
         await self.flush()
         if self.has_sent:
             await to_its_end(seal(self._reader.database[COMMITS], self._reader.session, mark))
-        return self.has_sent
 
     async def flush(self) -> None:
         """Send what was held back."""
@@ -223,7 +222,6 @@ class MongoStore(MongoLease):
         self._url = url
         self._name = name
         self._collections = collections
-        self._writing = asyncio.Lock()
         self._numbers = RowNumbers()
         self._client: AsyncIOMotorClient[Any] | None = None
 
@@ -269,15 +267,15 @@ class MongoStore(MongoLease):
                     try:
                         yield transaction
                         mark = uuid4().hex
-                        changes = await transaction.finish(mark)
+                        await transaction.finish(mark)
                         crash.point("mongo.written")
                     except BaseException:
                         with contextlib.suppress(PyMongoError):
                             await to_its_end(session.abort_transaction())
                         raise
-                    if changes:
-                        await to_its_end(self._commit(session, mark, transaction))
-                        crash.point("mongo.committed")
+                    # Also when it only read: before that, what it saw may yet be lost with the server that has it.
+                    await to_its_end(self._commit(session, mark, transaction))
+                    crash.point("mongo.committed")
 
     async def get(self, collection: str, id: str) -> Document | None:
         with self.reading() as reader:
@@ -343,7 +341,8 @@ class MongoStore(MongoLease):
         else:
             if not await self._has(mark, session):
                 raise StoreUnavailable(f"the store {self._name} cannot be written: {unknown}") from unknown
-        self._commits.done(added_outbox=transaction.added_outbox)
+        if transaction.has_sent:
+            self._commits.done(added_outbox=transaction.added_outbox)
 
     async def _has(self, mark: str, session: AsyncIOMotorClientSession) -> bool:
         """Return whether a transaction's mark is there; what is not there now will not come later.
@@ -395,5 +394,6 @@ class MongoStore(MongoLease):
             if codes & documents.WRONG_IN_ITSELF:
                 raise
             why = refused or str(error).partition(" (configured")[0]
-            kind = StoreBusy if error.has_error_label("TransientTransactionError") else StoreUnavailable
+            met = error.has_error_label("TransientTransactionError") and not isinstance(error, ConnectionFailure)
+            kind = StoreBusy if met or documents.DUPLICATE in codes else StoreUnavailable
             raise kind(f"the store {self._name} cannot be {done}: {why}") from error

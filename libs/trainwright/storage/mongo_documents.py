@@ -30,6 +30,8 @@ LEASE = "lease"
 
 WRONG_IN_ITSELF = frozenset({2, 9, 14, 15, 22, 52, 57, 10334, 17280, 17419, 17420})
 """The server's codes for what it will never take (too large, too deep, a name): waiting would not mend that."""
+DUPLICATE = 11000
+"""The server's code for an ``_id`` that somebody else has made at the same moment."""
 
 _ESCAPE = str.maketrans({"\\": "\\\\", ".": "\\d", "$": "\\s", "\0": "\\0"})
 _LARGEST = 2**63 - 1

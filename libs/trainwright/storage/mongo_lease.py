@@ -3,6 +3,7 @@
 The lease lies among the marks of transactions, so that meeting it costs no round trip of its own.
 """
 
+import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable
 from contextlib import AbstractContextManager
@@ -40,6 +41,7 @@ class MongoLease(ABC):
     """The part of a store that several processes meet in."""
 
     def __init__(self) -> None:
+        self._writing = asyncio.Lock()
         self._commits = Commits()
         self._seen: list[Any] = []
         self._looks = 0
@@ -79,9 +81,11 @@ class MongoLease(ABC):
         return bool(done.matched_count or done.upserted_id)
 
     async def renew_lease(self, epoch: int) -> bool:
-        with self._answering("written"):
-            wanted, change = {"_id": LEASE, "epoch": epoch}, {"$inc": {"beat": 1}}
-            done = await self._database()[COMMITS].update_one(wanted, change)
+        # Not beside a transaction of ours, which would be refused at its end, where it changes the lease itself.
+        async with self._writing:
+            with self._answering("written"):
+                wanted, change = {"_id": LEASE, "epoch": epoch}, {"$inc": {"beat": 1}}
+                done = await self._database()[COMMITS].update_one(wanted, change)
         return bool(done.matched_count)
 
     async def release_lease(self, epoch: int) -> None:

@@ -33,7 +33,8 @@ def mongo_container() -> Iterator[str]:
     """Run a replica set of one; give its address. It tells another name: clients are to stay with this."""
     from testcontainers.core.container import DockerContainer
 
-    container = DockerContainer(MONGO_IMAGE).with_command("--replSet rs0 --bind_ip_all").with_exposed_ports(27017)
+    words = "--replSet rs0 --bind_ip_all --setParameter transactionLifetimeLimitSeconds=20"
+    container = DockerContainer(MONGO_IMAGE).with_command(words).with_exposed_ports(27017)
     with container:
         for script in (_BEGIN, _IS_PRIMARY):
             _in_mongo(container, script)

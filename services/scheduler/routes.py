@@ -32,6 +32,7 @@ from trainwright.contracts.waiting import Simulate, Simulated, Why
 from trainwright.contracts.worker import WorkerList, WorkerView
 from trainwright.runtime.http import Caller, Calling
 from trainwright.runtime.outbox import accept, emit
+from trainwright.storage.again import again_if_busy
 from trainwright.storage.document import Collection, Transaction, decode_cursor, encode_cursor
 
 T = TypeVar("T")
@@ -53,13 +54,18 @@ def build_router(passes: Passes, leases: Leases) -> APIRouter:
 async def _decide(
     passes: Passes, caller: Caller, collection: Collection, id: Callable[[T], str], ask: Ask[T]
 ) -> T:
-    """Save what was asked for with its events, and let a pass see it."""
+    """Save what was asked for with its events, and let a pass see it; again if it met another process's."""
+
+    async def once() -> T:
+        async with passes.store.transaction() as tx:
+            await passes.look_in(tx)
+            found, events = await ask(tx)
+            await emit(tx, events, source="scheduler", cause=caller.cause, clock=passes.clock)
+            passes.board.touch(collection.name, id(found))
+        return found
+
     await accept(passes.store)
-    async with passes.store.transaction() as tx:
-        await passes.look_in(tx)
-        found, events = await ask(tx)
-        await emit(tx, events, source="scheduler", cause=caller.cause, clock=passes.clock)
-        passes.board.touch(collection.name, id(found))
+    found = await again_if_busy(once)
     passes.wake()
     return found
 

@@ -1,13 +1,18 @@
 """The document port on MongoDB: the common suite, on whichever server there is."""
 
 from collections.abc import AsyncIterator
+from functools import partial
 from uuid import uuid4
 
 import pytest
 
+from services.task.handlers import change_task, create_task
+from services.task.store import COLLECTIONS as COLLECTIONS_OF_TASKS
 from tests.contract.document_store import COLLECTIONS, DocumentStoreContract
 from tests.mongo_server import MongoServer
-from trainwright.contracts.errors import StoreBusy
+from tests.runtime_kit import FastClock
+from trainwright.contracts.errors import InvalidInput, StoreBusy
+from trainwright.contracts.task_config import ChangeTask, TaskConfig
 from trainwright.storage.document import Collection
 from trainwright.storage.meeting import MEETINGS, meet
 from trainwright.storage.mongo import MongoStore
@@ -65,5 +70,35 @@ async def test_of_two_that_meet_one_is_refused_and_sees_the_other(isolating_mong
     async with one.transaction() as again:
         await meet(again, "subject")
         assert await again.get("plain", "b") == {}
+    await one.close()
+    await two.close()
+
+
+async def test_a_circle_is_not_closed_from_two_sides(isolating_mongo: MongoServer) -> None:
+    """Neither of the two tasks that are changed is one that the other change looks at or writes."""
+    name, clock = f"test_{uuid4().hex[:12]}", FastClock()
+    one, two = (MongoStore(isolating_mongo.url, name, COLLECTIONS_OF_TASKS) for _ in range(2))
+    await one.open()
+    await two.open()
+
+    async def task(*depends_on: str) -> str:
+        async with one.transaction() as tx:
+            config = TaskConfig(recipe="script")
+            made, _ = await create_task(
+                config, run=False, actor="a", tx=tx, clock=clock, depends_on=list(depends_on)
+            )
+        return made.task_id
+
+    a, c = await task(), await task()
+    b, d = await task(c), await task(a)
+    change = partial(change_task, actor="a", clock=clock)
+    async with one.transaction() as first:
+        await change(a, ChangeTask(depends_on=[b]), tx=first)
+        with pytest.raises(StoreBusy):
+            async with two.transaction() as second:
+                await change(c, ChangeTask(depends_on=[d]), tx=second)
+    with pytest.raises(InvalidInput, match="would wait for each other"):
+        async with two.transaction() as again:
+            await change(c, ChangeTask(depends_on=[d]), tx=again)
     await one.close()
     await two.close()

@@ -6,13 +6,14 @@ from typing import Any
 from services.task import domain
 from services.task.handlers.quotas import check_quota
 from services.task.handlers.saving import save
-from services.task.store import TASKS, find_task, get_task, set_dependencies
+from services.task.store import DEPENDENCIES, TASKS, find_task, get_task, set_dependencies
 from trainwright.contracts.base import Event, nearest
 from trainwright.contracts.errors import FieldError, InvalidInput
 from trainwright.contracts.task import FINAL, TaskDocument, TaskStatus
 from trainwright.contracts.task_config import ChangeTask, SetResources
 from trainwright.runtime.clock import Clock
 from trainwright.storage.document import Transaction
+from trainwright.storage.meeting import meet
 
 REACHED = 100_000
 """Tasks that are looked at for a circle."""
@@ -100,6 +101,7 @@ async def unmet_of(depends_on: Sequence[str], task_id: str | None, on_failure: s
 
 
 async def _circle(task_id: str, depends_on: Sequence[str], tx: Transaction) -> list[FieldError]:
+    await meet(tx, DEPENDENCIES.name)  # and every other change, which may close the circle at its far side
     known: dict[str, Sequence[str]] = {}
     waiting = list(depends_on)
     while waiting and len(known) < REACHED:

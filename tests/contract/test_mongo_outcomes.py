@@ -12,7 +12,7 @@ from tests.contract.mongo_proxy import AFTER, BEFORE, LOST, MongoProxy, mongo_pr
 from tests.contract.outbox_store import row
 from tests.harness import eventually
 from tests.mongo_server import MongoServer
-from trainwright.contracts.errors import StoreUnavailable
+from trainwright.contracts.errors import StoreBusy, StoreUnavailable
 from trainwright.storage.document import DocumentStore
 from trainwright.storage.mongo import MongoStore
 
@@ -135,8 +135,9 @@ async def test_a_server_that_takes_everything_and_answers_nothing_is_given_up(
     proxy.silent = True
     with pytest.raises(StoreUnavailable):
         await store.get("things", "counter")
-    with pytest.raises(StoreUnavailable):
+    with pytest.raises(StoreUnavailable) as away:
         await add_one(store)
+    assert not isinstance(away.value, StoreBusy), "nobody else was there: a person is not kept waiting for tries"
     proxy.heal()
 
     async def is_back() -> bool:

@@ -62,7 +62,7 @@ def add(things: Things, session: ClientSession | None = None, id: str = "a") -> 
 
 def number(things: Things, session: ClientSession | None = None, id: str = "a") -> int | None:
     found = things.find_one({"_id": id}, session=session)
-    return found and found["n"]
+    return None if found is None else found["n"]
 
 
 def is_refused(refused: PyMongoError) -> bool:

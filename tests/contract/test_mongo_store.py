@@ -5,6 +5,7 @@ from functools import partial
 from uuid import uuid4
 
 import pytest
+from pymongo import InsertOne
 
 from services.task.handlers import change_task, create_task
 from services.task.store import COLLECTIONS as COLLECTIONS_OF_TASKS
@@ -48,6 +49,17 @@ def isolation(request: pytest.FixtureRequest) -> None:
     """Skip on the stand-in what needs transactions to isolate."""
     if request.node.originalname == "test_of_a_take_over_and_what_is_being_written_one_fails":
         request.getfixturevalue("isolating_mongo")
+
+
+async def test_an_identifier_that_another_one_has_made_is_worth_another_try(
+    store: MongoStore, other: MongoStore
+) -> None:
+    """Two processes number their outbox rows by their clocks, and a byte that chance gives."""
+    async with store.transaction() as tx:
+        tx.write("plain", [InsertOne({"_id": "number"})])
+    with pytest.raises(StoreBusy):
+        async with other.transaction() as tx:
+            tx.write("plain", [InsertOne({"_id": "number"})])
 
 
 async def test_of_two_that_meet_one_is_refused_and_sees_the_other(isolating_mongo: MongoServer) -> None:

@@ -1,5 +1,6 @@
 """The document port on MongoDB: the common suite, on whichever server there is."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from functools import partial
 from uuid import uuid4
@@ -10,6 +11,7 @@ from pymongo import InsertOne
 from services.task.handlers import change_task, create_task
 from services.task.store import COLLECTIONS as COLLECTIONS_OF_TASKS
 from tests.contract.document_store import COLLECTIONS, DocumentStoreContract
+from tests.contract.lease_store import take
 from tests.mongo_server import MongoServer
 from tests.runtime_kit import FastClock
 from trainwright.contracts.errors import InvalidInput, StoreBusy
@@ -49,6 +51,14 @@ def isolation(request: pytest.FixtureRequest) -> None:
     """Skip on the stand-in what needs transactions to isolate."""
     if request.node.originalname == "test_of_a_take_over_and_what_is_being_written_one_fails":
         request.getfixturevalue("isolating_mongo")
+
+
+async def test_a_renewal_waits_for_nobody_who_is_not_under_the_lease(store: MongoStore) -> None:
+    """A thousand requests that wait for their turn would be a take-over."""
+    epoch = await take(store, "a")
+    async with store.transaction() as tx:
+        await tx.put("plain", "x", {})
+        assert await asyncio.wait_for(store.renew_lease(epoch), 20)
 
 
 async def test_an_identifier_that_another_one_has_made_is_worth_another_try(

@@ -222,6 +222,7 @@ class MongoStore(MongoLease):
         self._url = url
         self._name = name
         self._collections = collections
+        self._writing = asyncio.Lock()
         self._numbers = RowNumbers()
         self._client: AsyncIOMotorClient[Any] | None = None
 
@@ -255,7 +256,7 @@ class MongoStore(MongoLease):
 
     @contextlib.asynccontextmanager
     async def transaction(self, *, durable: bool = True) -> AsyncIterator[MongoTransaction]:
-        async with self._writing:
+        async with self._writing, self._beside_no_renewal():
             with self._answering("written"):
                 async with await self._opened().start_session() as session:
                     session.start_transaction(

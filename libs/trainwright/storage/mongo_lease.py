@@ -6,7 +6,7 @@ The lease lies among the marks of transactions, so that meeting it costs no roun
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable
-from contextlib import AbstractContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
 from datetime import UTC, datetime
 from typing import Any
 
@@ -41,7 +41,7 @@ class MongoLease(ABC):
     """The part of a store that several processes meet in."""
 
     def __init__(self) -> None:
-        self._writing = asyncio.Lock()
+        self._meeting = asyncio.Lock()
         self._commits = Commits()
         self._seen: list[Any] = []
         self._looks = 0
@@ -81,12 +81,18 @@ class MongoLease(ABC):
         return bool(done.matched_count or done.upserted_id)
 
     async def renew_lease(self, epoch: int) -> bool:
-        # Not beside a transaction of ours, which would be refused at its end, where it changes the lease itself.
-        async with self._writing:
+        async with self._meeting:
             with self._answering("written"):
                 wanted, change = {"_id": LEASE, "epoch": epoch}, {"$inc": {"beat": 1}}
                 done = await self._database()[COMMITS].update_one(wanted, change)
         return bool(done.matched_count)
+
+    def _beside_no_renewal(self) -> AbstractAsyncContextManager[object]:
+        """Keep renewals away from a transaction that changes the lease at its end: they would have it refused.
+
+        Others, of which many may wait for their turn, keep no renewal waiting.
+        """
+        return nullcontext() if FENCE.get() is None else self._meeting
 
     async def release_lease(self, epoch: int) -> None:
         with self._answering("written"):

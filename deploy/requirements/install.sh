@@ -61,8 +61,9 @@ system_certificates() {
 }
 
 install() {
+    # Not quiet: it says what is being fetched, with bars in a terminal; gigabytes may take minutes.
     # shellcheck disable=SC2046  # no word when there is no bundle
-    .venv/bin/uv pip install $(system_certificates) --quiet --python .venv/bin/python --require-hashes --compile-bytecode "$@" ||
+    .venv/bin/uv pip install $(system_certificates) --python .venv/bin/python --require-hashes --compile-bytecode "$@" ||
         stop "installing packages failed: see the lines above; when the network is back run the same make command again, what was fetched is kept."
 }
 

@@ -67,8 +67,8 @@ def _smaller_batch(parameters: Parameters) -> Changes:
     if MICRO not in names or not {ACCUMULATE, BATCH} & names.keys():
         raise CannotMend(
             "nothing is declared that may be made smaller",
-            "Declare it, and the next time it is mended by itself: `repairable: {micro_batch: NAME, accumulate:"
-            " NAME}` in the document, with the names of your parameters.",
+            "Trainwright makes the batch smaller by itself once the document names its parameters:"
+            " `repairable: {micro_batch: NAME, accumulate: NAME}`.",
         )
     micro = parameters.whole(MICRO) or parameters.whole(BATCH)
     if micro is None:
@@ -90,8 +90,8 @@ def _smaller_rate(parameters: Parameters) -> Changes:
     if name is None:
         raise CannotMend(
             "the learning rate is not declared as something that may be changed",
-            "Declare it, and the next time it is mended by itself: `repairable: {learning_rate: NAME}` in the"
-            " document, with the name of your parameter.",
+            "Trainwright lowers the learning rate by itself once the document names its parameter:"
+            " `repairable: {learning_rate: NAME}`.",
         )
     rate = parameters.values.get(name)
     if isinstance(rate, bool) or not isinstance(rate, int | float) or not rate > 0:

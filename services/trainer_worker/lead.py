@@ -256,7 +256,8 @@ class Lead:
         self._heard = stamp
 
     def _request_in_words(self, stop: Stop) -> str:
-        text = f"asked to stop ({stop.kind.value}); it is ended in {stop.grace_seconds:g} s if it does not"
+        soon = f"it is ended in {stop.grace_seconds:g} s if it does not" if stop.grace_seconds else "it is ended"
+        text = f"asked to stop ({stop.kind.value}); {soon}"
         if self.has("asks_stop") or stop.kind not in _GOES_ON:
             return text
         return f"{text}: it has never asked if it should; later it goes on {self._last_good()}"

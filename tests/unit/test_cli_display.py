@@ -43,6 +43,20 @@ def test_a_table_takes_any_name_as_text(capsys: pytest.CaptureFixture[str]) -> N
     assert "second line" not in shown
 
 
+def test_in_a_narrow_terminal_a_long_name_is_cut_and_never_an_id(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "80")
+    rows = [("task-3f9c1a7be042", "long-" * 30, "failed", "KeyError: 'b20' " * 5)]
+    table(("ID", "NAME", "STATUS", ""), rows, "nothing")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].startswith("task-3f9c1a7be042  long-")
+    assert "failed" in lines[1]
+    assert "…" in lines[1]
+    assert not any("long-" in line for line in lines[2:])
+
+
 def test_a_bar_takes_any_metric_and_reason_as_text() -> None:
     with Bar() as bar:
         bar.show(a_task(latest_metrics={"[/loss]": 1.0}, reason=HOSTILE, attempt=1, eta_seconds=None))
@@ -94,6 +108,19 @@ def test_news_are_told_once_and_not_what_was_there_before() -> None:
     assert story.News().of(late) == []
 
 
+def test_what_a_person_can_do_is_said_at_the_first_failure_that_nothing_mends() -> None:
+    unfit = Failure(
+        failure_class=FailureClass.ENVIRONMENT_ERROR, message="No module named 'x'", hint="Install 'x'."
+    )
+    again = REPAIR.model_copy(update={"reason": "found its worker unfit", "changes": {}})
+    news = story.News()
+    news.of(a_task(attempts=[FIRST]))
+    assert news.of(a_task(failure=unfit, repairs=[again])) == ["found its worker unfit", "Install 'x'."]
+    assert news.of(a_task(failure=unfit, repairs=[again, again.model_copy(update={"attempt": 2})])) == []
+    memory = unfit.model_copy(update={"hint": "Use a smaller batch."})
+    assert news.of(a_task(failure=memory, repairs=[REPAIR])) == [REPAIR.reason]
+
+
 LOST = {"attempt": 2, "reason": "", "action": "start again", "failure_class": FailureClass.UNKNOWN}
 
 
@@ -142,6 +169,10 @@ def test_a_task_is_told_with_its_attempts_checkpoints_and_repairs() -> None:
     assert told["checkpoints"].startswith("3, the newest at step 40 (1.0 MiB, ")
     assert told["checkpoints"].endswith("the best at step 30 (score 0.25)")
     assert (told["repaired"], told["changed"], told["next"]) == (REPAIR.reason, "micro 32", "")
+    assert (told["priority"], told["labels"]) == ("", "")
+    urgent = TaskConfig(recipe="script", priority=10, labels={"team": "sales", "run": "2"})
+    set_apart = dict(story.facts(a_task(config=urgent)))
+    assert (set_apart["priority"], set_apart["labels"]) == ("10", "team=sales, run=2")
     many = dict(story.facts(a_task(attempts=[SECOND.model_copy(update={"attempt": n}) for n in range(1, 9)])))
     assert "3 earlier; see `trainwright task attempts task-3f9c1a7be042`" in many["attempts"].splitlines()[0]
     held = a_task(status="paused", phase="held", reason="")

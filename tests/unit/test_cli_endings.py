@@ -20,13 +20,14 @@ import pytest
 from aiokafka import ConsumerRecord
 from typer.testing import CliRunner
 
-from trainwright.cli import demo, events
+from trainwright.cli import demo, events, outcome
 from trainwright.cli.console import CommandError
 from trainwright.cli.main import app, main
 from trainwright.cli.observe import save_report
 from trainwright.cli.watch import Quiet, watch
 from trainwright.client import Client, Unreachable
 from trainwright.contracts.log import LogPage
+from trainwright.contracts.result import ModelPage, ModelVersion
 from trainwright.contracts.task import StoredFile, TaskView, TransitionAnswer
 from trainwright.embedded.home import Home
 
@@ -65,6 +66,7 @@ class Platform(BaseHTTPRequestHandler):
             ("POST", f"/tasks/{TASK}/cancel"): {**example(TransitionAnswer), "phase": "stopping"},
             ("POST", "/tasks"): running,
             ("POST", "/files"): {**example(StoredFile), "task_id": None},
+            ("GET", "/models"): {**example(ModelPage), "models": [{**example(ModelVersion), "report": None}]},
             ("GET", "/tasks"): {"tasks": [], "total": 0, "page": 1, "page_size": 20},
         }
         body = json.dumps(answers.get((self.command, path), {})).encode()
@@ -228,6 +230,14 @@ def test_what_is_no_address_is_told_with_its_source() -> None:
         pytest.raises(Unreachable, match="is no address like http://host:port"),
     ):
         client.tasks()
+
+
+def test_who_shows_no_report_does_not_wait_for_it(url: str) -> None:
+    with Client() as client:
+        model = outcome.model_of(client, TASK, rendered=False)
+        assert model is not None
+        assert model.report is None
+        assert Platform.asked == ["GET /models"]
 
 
 def test_a_report_that_cannot_be_saved_is_one_sentence(tmp_path: Path) -> None:

@@ -76,6 +76,12 @@ async def create(body: CreateTask, caller: Calling, limit: int = 5) -> dict[str,
     return {"actor": caller.actor, "trace": caller.cause.traceparent or "", "id": caller.cause.id}
 
 
+@router.get("/tasks")
+async def listed() -> dict[str, str]:
+    """Answer at the same path by another method."""
+    return {}
+
+
 @pytest.fixture
 async def service(tmp_path: Path) -> AsyncIterator[Service]:
     store = SqliteStore(tmp_path / "edge.db", COLLECTIONS)
@@ -120,6 +126,16 @@ class TestProblems:
         assert found["errors"] == [{"path": "a.b", "message": "wrong"}]
         assert ("retry-after" in answer.headers) == (kind.status == 503)
         assert ("www-authenticate" in answer.headers) == (kind.status == 401)
+
+    async def test_a_misspelt_filter_is_refused_and_lets_nothing_pass(self, client: httpx.AsyncClient) -> None:
+        body = {"config": {"recipe": "script"}}
+        assert (await client.post(f"{PREFIX}/tasks?limit=3", json=body)).status_code == 200
+        found = problem(await client.post(f"{PREFIX}/tasks?limt=3&limit=3", json=body))
+        assert (found["status"], found["code"]) == (422, "invalid_input")
+        assert found["errors"] == [
+            {"path": "limt", "message": "no parameter of this route; did you mean 'limit'?"}
+        ]
+        assert (await client.get("/health/live?cache=1")).status_code == 200
 
     async def test_a_bug_is_a_problem_that_tells_no_secret_and_a_log_that_tells_all(
         self, client: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
@@ -187,7 +203,8 @@ class TestProblems:
         assert f"{PREFIX}/nothing" in missing["detail"]
         answer = await client.delete(f"{PREFIX}/tasks")
         assert problem(answer)["code"] == "method_not_allowed"
-        assert answer.headers["allow"] == "POST"
+        assert answer.headers["allow"] == "GET, POST"
+        assert problem(answer)["detail"].endswith("/tasks; it takes GET, POST")
 
 
 class TestCallers:

@@ -112,6 +112,17 @@ def test_a_program_that_cannot_be_started_is_the_environments_fault() -> None:
     assert failure.message == "cannot start python9: not found"
 
 
+def test_a_missing_package_is_named_as_it_is_installed_and_for_which_python() -> None:
+    for module, package in (
+        ("sklearn", "scikit-learn"),
+        ("sklearn.svm", "scikit-learn"),
+        ("torch_geo", "torch_geo"),
+    ):
+        said = f"Traceback (most recent call last):\nModuleNotFoundError: No module named '{module}'\n"
+        hint = str(classify(Ending(exit_code=1, stderr=said)).hint)
+        assert hint.startswith(f"Install {package!r} where the worker runs, for {sys.executable};")
+
+
 @pytest.mark.parametrize("text", ["", "\n", "Traceback (most recent call last):", '  File "x", line 1\n', ": :\n"])
 def test_broken_evidence_is_no_reason_to_fail(text: str) -> None:
     assert classify(Ending(exit_code=1, stderr=text)).failure_class is FailureClass.USER_ERROR

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
     from rich.console import Console
 
+COMPLAINT = "trainwright: "
+"""How a sentence on stderr begins that says why a command ends."""
+
 WIDE = 250
 """Columns of a table in a pipe or a file: nothing is folded there."""
 
@@ -27,6 +30,9 @@ COMPLETED, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
 FOLDED = frozenset({"WHY", "ERROR", "RUNS", ""})
 """Columns of free text: only these are folded in a narrow terminal."""
+
+CUT = frozenset({"NAME"})
+"""Columns that are cut short there, before one is whose text is typed in again, such as an ID."""
 
 STYLES = {
     "completed": "green",
@@ -56,8 +62,7 @@ def stop(message: str, exit_code: int = FAILED) -> NoReturn:
 
 def complain(message: str) -> None:
     """Write one sentence to stderr."""
-    typer.secho("trainwright: ", fg="red", err=True, nl=False)
-    typer.echo(printable(message), err=True)
+    typer.echo(typer.style(COMPLAINT, fg="red") + printable(message), err=True)
 
 
 def rich_console(*, stderr: bool = False) -> "Console":
@@ -84,9 +89,13 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], empty: str) 
 
     view = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
     for column in columns:
-        view.add_column(Text(one_line(column)), overflow="fold", no_wrap=column not in FOLDED)
+        view.add_column(Text(one_line(column)), overflow="fold", no_wrap=column not in FOLDED | CUT)
     for row in rows:
-        view.add_row(*(Text(one_line(str(cell)), style=STYLES.get(str(cell), "")) for cell in row))
+        cells = [Text(one_line(str(cell)), style=STYLES.get(str(cell), "")) for cell in row]
+        for cell, column in zip(cells, columns, strict=False):
+            if column in CUT:
+                cell.no_wrap, cell.overflow = True, "ellipsis"
+        view.add_row(*cells)
     if view.row_count:
         rich_console().print(view)
     else:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from trainwright.cli.console import COMPLETED, FAILED, INTERRUPTED, stop
+from trainwright.cli.console import COMPLAINT, COMPLETED, FAILED, INTERRUPTED, stop
 
 if TYPE_CHECKING:
     import subprocess
@@ -114,7 +114,7 @@ def _wait_ready(up: "subprocess.Popen[bytes]", home: Path, log: Path) -> None:
         if state.get("ready") and state.get("supervisor") == Home(home).holder():
             return
         if up.poll() is not None:
-            said = process.tail(log).removeprefix("trainwright: ")
+            said = process.tail(log).removeprefix(COMPLAINT)
             stop(said or f"the platform ended at once (exit code {up.returncode}); see {log}")
         time.sleep(0.1)
     stop(f"the platform was not ready after {START_SECONDS:.0f} s; see {log}")

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from trainwright.contracts.log import LogEntry
 
 FOLLOW_SECONDS = 0.3
+LOG_PAGE = 1000
+"""Most records that the API gives at a time."""
 LEVEL_COLOURS = {"WARNING": "yellow", "ERROR": "red", "CRITICAL": "red"}
 BARS = "▁▂▃▄▅▆▇█"
 
@@ -56,7 +58,7 @@ def logs(
     follow: Annotated[
         bool, typer.Option("--follow", "-f", help="Go on until the task ends or is paused.")
     ] = False,
-    level: Annotated[str | None, typer.Option(help="Only this level.")] = None,
+    level: Annotated[str | None, typer.Option(help="Only this level and graver ones.")] = None,
     keyword: Annotated[str | None, typer.Option(help="Only records that hold this text.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Lines of JSON.")] = False,
 ) -> None:
@@ -85,7 +87,7 @@ def report(
     task_id: Annotated[str, typer.Argument(metavar="ID")],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Where to save it.")] = None,
 ) -> None:
-    """Save a completed task's report, a self-contained HTML page, and say where."""
+    """Save the report of a task that is over, a self-contained HTML page, and say where."""
     with connect() as client:
         content = client.report(task_id)
     typer.echo(save_report(content, output or Path(f"report-{task_id}.html")))
@@ -125,7 +127,7 @@ class LogTail:
     def _show_pages(self) -> int:
         shown = 0
         while True:
-            page = self._client.logs(self._task_id, cursor=self._cursor, **self._filters)
+            page = self._client.logs(self._task_id, cursor=self._cursor, limit=LOG_PAGE, **self._filters)
             for entry in page.entries:
                 self._show(entry)
             shown += len(page.entries)

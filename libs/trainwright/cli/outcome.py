@@ -26,13 +26,15 @@ def exit_code(task: "TaskView") -> int:
     return {"completed": COMPLETED, "paused": INTERRUPTED}.get(task.status, FAILED)
 
 
-def model_of(client: "Client", task_id: str, patience: float = RESULT_SECONDS) -> "ModelVersion | None":
-    """Return the model version that a completed task left, once it is registered and its report is rendered."""
+def model_of(
+    client: "Client", task_id: str, patience: float = RESULT_SECONDS, *, rendered: bool = True
+) -> "ModelVersion | None":
+    """Return the model version of a completed task, once it is registered and its report is ``rendered``."""
     deadline = time.monotonic() + patience
     while True:
         page = client.models(task_id=task_id)
         found = next((model for model in page.models if model.task_id == task_id), None)
-        if (found is not None and found.report) or time.monotonic() > deadline:
+        if (found is not None and (found.report or not rendered)) or time.monotonic() > deadline:
             return found
         time.sleep(0.2)
 

@@ -7,11 +7,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
-from trainwright.cli.console import INTERRUPTED, complain, json_line, rich_console, size, stop, table
+from trainwright.cli.console import COMPLAINT, INTERRUPTED, complain, json_line, rich_console, size, stop, table
 from trainwright.cli.session import again
 from trainwright.client.connection import DEFAULT_HOME, find_home
 
@@ -213,19 +213,28 @@ def _start_detached(options: Any) -> None:
             env={**os.environ, DETACHED: "1"},
         )
     try:
-        while child.poll() is None and not _is_ready(home, child.pid):
-            time.sleep(0.05)
+        with open(log, encoding="utf-8", errors="replace") as says:
+            says.seek(before)
+            while child.poll() is None and not _is_ready(home, child.pid):
+                _pass_on(says)
+                time.sleep(0.05)
     except KeyboardInterrupt:
         child.send_signal(signal.SIGTERM)
         child.wait()
         raise typer.Exit(INTERRUPTED) from None
     if child.returncode is not None:
-        said = tail(log, 40, log.stat().st_size - before).removeprefix("trainwright: ")
+        said = tail(log, 40, log.stat().st_size - before).removeprefix(COMPLAINT)
         stop(said or f"It ended with exit code {child.returncode} and said nothing")
     state = home.state()
     typer.echo(f"Ready after {time.monotonic() - began:.1f} s at {state['url']} (pid {child.pid})")
     typer.echo(f"  admin key  {home.api_key_file}\n  logs       {home.logs}\n  stop       {again('down')}")
     child.returncode = 0  # it is left running on purpose; keeps Popen from warning about it
+
+
+def _pass_on(says: TextIO) -> None:
+    """Show what takes long, such as a first start that fetches Kafka; why it ended is told by who waits for it."""
+    while (line := says.readline()) and not line.startswith(COMPLAINT):
+        typer.echo(line, nl=False)
 
 
 def _command(options: Any) -> list[str]:

@@ -79,7 +79,7 @@ def _follow(client: "Client", task_id: str) -> int:
     task = watch(client, task_id, Waiting(), also=tail.show_new)
     tail.drain(QUIET_SECONDS)
     if task.status == "completed":
-        model = outcome.model_of(client, task_id)
+        model = outcome.model_of(client, task_id, rendered=False)
         seconds = (task.ended_at - task.started_at).total_seconds() if task.ended_at and task.started_at else 0
         left = f"; left {model.model_id}" if model else ""
         typer.secho(f"completed in {seconds:.1f} s{left}", fg="green", err=True)

@@ -38,6 +38,8 @@ class News:
     def of(self, task: "TaskView") -> list[str]:
         """Return what is new, oldest first; at the first look nothing is."""
         events = [*((repair.attempt, 1, repair_line(repair)) for repair in task.repairs), *_beginnings(task)]
+        if task.failure and task.failure.hint and task.repairs and not task.repairs[-1].changes:
+            events.append((task.repairs[-1].attempt, 2, one_line(task.failure.hint)))  # a person may be quicker
         lines = [line for _, _, line in sorted(events)]
         before, self._seen = self._seen, {*(self._seen or ()), *lines}
         return [] if before is None else [line for line in lines if line not in before]
@@ -55,6 +57,8 @@ def facts(task: "TaskView") -> Facts:
         ("status", standing(task.status, task.phase, task.reason)),
         ("next", _next(task)),
         ("recipe", task.config.recipe),
+        ("priority", str(task.config.priority) if task.config.priority else ""),
+        ("labels", ", ".join(f"{name}={value}" for name, value in task.config.labels.items())),
         ("made from", f"{task.config_id} version {task.config_version}" if task.config_id else ""),
         ("rerun of", task.rerun_of or ""),
         ("depends on", ", ".join(task.depends_on)),

@@ -7,13 +7,17 @@ from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
+from fastapi.dependencies.utils import get_flat_params
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.telemetry import TelemetryConfig
 from pydantic import SecretStr
 from starlette.exceptions import HTTPException
+from starlette.requests import HTTPConnection
+from starlette.routing import Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from trainwright.contracts.base import nearest
 from trainwright.contracts.errors import FieldError, InvalidInput, Problem, TrainwrightError, Unauthorised
 from trainwright.runtime.dead import dead_routes
 from trainwright.runtime.envelope import Cause
@@ -50,13 +54,30 @@ Calling = Annotated[Caller, Depends(_caller)]
 def build_app(service: Service, health: Health, scrape: Scrape, *, token: SecretStr) -> ASGIApp:
     """Return a service's app: its routes under the API's prefix, health and figures at the root."""
     app = bare_app(service.name, health)
-    if service.router is not None:
-        app.include_router(service.router, prefix=PREFIX)
-    app.include_router(dead_routes(service), prefix=PREFIX)
+    for router in (service.router, dead_routes(service)):
+        if router is not None:
+            app.include_router(router, prefix=PREFIX, dependencies=[Depends(_only_known_parameters)])
     inner = says_route(app, PREFIX)
     edge = service.edge(inner) if service.edge is not None else internal_only(inner, token)
     # Only behind the token does a request's trace come from us.
     return Observed(edge, service.name, scrape, continues=service.edge is None)
+
+
+async def _only_known_parameters(connection: HTTPConnection) -> None:
+    """Refuse a query parameter that the route does not have: a filter that is misspelt would let everything pass.
+
+    Raises:
+        InvalidInput: It is not known here; says the nearest that is.
+    """
+    if not connection.query_params or connection.scope["type"] != "http":
+        return
+    known = [field.alias for field in get_flat_params(connection.scope["route"].dependant)]
+    unknown = [name for name in connection.query_params if name not in known]
+    if unknown:
+        wrong = [
+            FieldError(path=name, message=f"no parameter of this route{nearest(name, known)}") for name in unknown
+        ]
+        raise InvalidInput("; ".join(f"{one.path}: {one.message}" for one in wrong[:3]), wrong)
 
 
 def bare_app(name: str, health: Health) -> FastAPI:
@@ -168,7 +189,11 @@ async def _on_http(request: Request, error: HTTPException) -> Response:
     if error.status_code == 400 and "parsing the body" in detail:
         wrong = FieldError(path="body", message="too deep to read, or a number has too many digits")
         return problem_response(InvalidInput(f"{wrong.path}: {wrong.message}", [wrong]).problem())
-    if error.status_code in codes:
+    headers = dict(error.headers or {})
+    if error.status_code == 405:
+        headers["Allow"] = ", ".join(_allowed(request))
+        detail = f"{request.method} is not for {request.url.path}; it takes {headers['Allow']}"
+    elif error.status_code in codes:
         detail = f"{request.method} {request.url.path}: {detail}"
     problem = Problem(
         title=str(error.detail),
@@ -177,8 +202,15 @@ async def _on_http(request: Request, error: HTTPException) -> Response:
         code=codes.get(error.status_code, "http_error"),
     )
     response = problem_response(problem)
-    response.headers.update(error.headers or {})
+    response.headers.update(headers)
     return response
+
+
+def _allowed(request: Request) -> list[str]:
+    """Return the methods that some route takes at a request's path; the framework names those of the first."""
+    routes = request.app.router.routes
+    scopes = ({**request.scope, "method": method} for method in ("GET", "POST", "PUT", "PATCH", "DELETE"))
+    return [scope["method"] for scope in scopes if any(route.matches(scope)[0] is Match.FULL for route in routes)]
 
 
 async def _on_bug(request: Request, error: Exception) -> Response:

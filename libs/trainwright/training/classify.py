@@ -8,6 +8,7 @@ done about it (the task service owns that policy).
 
 import re
 import signal as signals
+import sys
 from dataclasses import dataclass
 
 from trainwright.contracts.failure import Failure, FailureClass
@@ -31,6 +32,15 @@ _PROGRAMMING = re.compile(
 _AT_STEP = re.compile(r"\bat step (\d{1,18})\b")
 _KERNEL = "the kernel killed a process of the run because the machine was out of memory"
 _MEMORY_HINT = "Use a smaller batch or less data at a time, or ask for more memory (`resource_requirements`)."
+_PACKAGES = {
+    "PIL": "pillow",
+    "bs4": "beautifulsoup4",
+    "cv2": "opencv-python",
+    "skimage": "scikit-image",
+    "sklearn": "scikit-learn",
+    "yaml": "pyyaml",
+}
+"""What is to be installed for a module of another name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +171,9 @@ def _hint_of(sign: Sign, trace: Trace) -> str:
     name = re.search(r"No module named '([\w.]+)'", trace.message)
     if name is None:
         return sign.hint
-    return f"Install {name[1]!r} where the worker runs; if it is a file of yours, submit it with the task."
+    package = _PACKAGES.get(name[1].partition(".")[0], name[1])
+    place = f"where the worker runs, for {sys.executable}"
+    return f"Install {package!r} {place}; if it is a file of yours, submit it with the task."
 
 
 def _by_signal(ending: Ending, signal: str | None, trace: Trace | None) -> _Finding:

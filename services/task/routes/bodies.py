@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, TypeVar
 
-from fastapi import Header, Request
+from fastapi import Depends, Header, Query, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
 
@@ -18,6 +18,18 @@ YAMLS = frozenset({YAML, "application/x-yaml", "text/yaml", "text/x-yaml"})
 IfMatch = Annotated[
     str | None, Header(max_length=50, description='The version that is to be replaced, such as `"3"`; else 409.')
 ]
+
+
+async def _beside_yaml(
+    name: Annotated[str | None, Query(description="With YAML as the body: the configuration's name.")] = None,
+    comment: Annotated[str | None, Query(description="With YAML as the body: what this version is for.")] = None,
+) -> Document:
+    said = {"name": name, "comment": comment}
+    return {key: value for key, value in said.items() if value is not None}
+
+
+BesideYaml = Annotated[Document, Depends(_beside_yaml)]
+"""What of a model stands in the query, when the body is the document itself."""
 B = TypeVar("B", bound=BaseModel)
 _Sent = CreateConfiguration | ReplaceConfiguration | ValidateConfiguration
 
@@ -31,8 +43,8 @@ def body_schema(model: type[BaseModel]) -> dict[str, Any]:
     return {"requestBody": {"content": content, "required": True}}
 
 
-async def sent(request: Request, model: type[B], limit: int) -> B:
-    """Return a request's body: a model as JSON, or a document in YAML whose name and comment are in the query.
+async def sent(request: Request, model: type[B], limit: int, beside: Document | None = None) -> B:
+    """Return a request's body: a model as JSON, or a document in YAML and what is said ``beside`` it.
 
     Raises:
         RequestValidationError: It is not what the model says.
@@ -45,7 +57,7 @@ async def sent(request: Request, model: type[B], limit: int) -> B:
             raise TooLarge(f"the body has more than {8 * limit} bytes")
     try:
         if request.headers.get("content-type", "").partition(";")[0].strip().lower() in YAMLS:
-            return model.model_validate({**_asked(request), "text": _decoded(raw), "format": "yaml"})
+            return model.model_validate({**(beside or {}), "text": _decoded(raw), "format": "yaml"})
         return model.model_validate_json(raw)
     except ValidationError as error:
         details = [{**one, "loc": ("body", *one["loc"])} for one in error.errors(include_url=False)]
@@ -115,11 +127,6 @@ def not_text(error: NotADocument) -> Document:
 def _place(error: NotADocument) -> FieldError:
     at = f"line {error.line}, column {error.column}: " if error.line else ""
     return FieldError(path="text", message=f"{at}{error.reason}")
-
-
-def _asked(request: Request) -> dict[str, Any]:
-    """Return what of a model stands in the query, when the body is the document itself."""
-    return {name: request.query_params[name] for name in ("name", "comment") if name in request.query_params}
 
 
 def _decoded(raw: bytes) -> str:

@@ -10,6 +10,7 @@ from services.task.routes.asking import done
 from services.task.routes.bodies import (
     YAML,
     YAMLS,
+    BesideYaml,
     IfMatch,
     body_schema,
     expected_version,
@@ -218,8 +219,10 @@ def _writing_routes(store: DocumentStore, settings: TaskSettings, clock: Clock) 
         summary="Keep a document as a configuration; the body may be YAML",
         openapi_extra=body_schema(CreateConfiguration),
     )
-    async def create_config(request: Request, caller: Calling, response: Response) -> Configuration:
-        body = await sent(request, CreateConfiguration, limit)
+    async def create_config(
+        request: Request, caller: Calling, response: Response, beside: BesideYaml
+    ) -> Configuration:
+        body = await sent(request, CreateConfiguration, limit, beside)
         source = valid(source_of(body, limit), prefix_of(body), limit)
         said: dict[str, Any] = {"name": body.name, "actor": caller.actor, "comment": body.comment}
         await accept(store)
@@ -233,9 +236,14 @@ def _writing_routes(store: DocumentStore, settings: TaskSettings, clock: Clock) 
         openapi_extra=body_schema(ReplaceConfiguration),
     )
     async def replace_config(
-        config_id: ConfigId, request: Request, caller: Calling, response: Response, if_match: IfMatch = None
+        config_id: ConfigId,
+        request: Request,
+        caller: Calling,
+        response: Response,
+        beside: BesideYaml,
+        if_match: IfMatch = None,
     ) -> Configuration:
-        body = await sent(request, ReplaceConfiguration, limit)
+        body = await sent(request, ReplaceConfiguration, limit, beside)
         expected = expected_version(if_match, body.expected_version)
         source = valid(source_of(body, limit), prefix_of(body), limit)
         said: dict[str, Any] = {

@@ -176,6 +176,21 @@ def test_the_loss_itself_comes_first_and_other_metrics_apart(tmp_path: Path) -> 
     assert list(found.other_curves) == ["accuracy"]
 
 
+def test_of_many_metrics_the_report_says_how_many_it_does_not_draw(tmp_path: Path) -> None:
+    many = {f"metric_{number}": [[1, 1.0], [2, 2.0]] for number in range(70)}
+    page = Page(render(job(), write(tmp_path / "b", history__json={"metrics": many})))
+    assert page.tags.count("svg") == charts.MOST_SMALL
+    assert "58 more are in history.json." in page.text
+    assert "Other metrics" not in page.text
+    few = {"loss": [[1, 1.0]], "rate": [[1, 1.0]]}
+    assert "more are in" not in render(job(), write(tmp_path / "b", history__json={"metrics": few}))
+
+
+def test_a_single_step_is_not_cut_into_fractions(tmp_path: Path) -> None:
+    bundle = write(tmp_path / "b", history__json={"metrics": {"loss": [[1, 0.5]]}})
+    assert re.findall(r">(\d+(?:\.\d+)?)</text>", render(job(), bundle))[:3] == ["0", "1", "2"]
+
+
 def test_a_failed_task_shows_its_trace_and_what_to_do() -> None:
     failure = Failure(
         failure_class=FailureClass.USER_ERROR,

@@ -112,6 +112,9 @@ def _draw_curves(
         lines.append(line)
         names.append(_short(name))
     _scale(axes, curves)
+    at = {step for points in curves.values() for step, _ in points}
+    if len(at) == 1:  # one step has no width of its own: ticks would be fractions of it
+        axes.set_xlim(min(at) - 1, min(at) + 1)
     axes.set_xlabel("step")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
     if legend:

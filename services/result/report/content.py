@@ -45,6 +45,8 @@ class Content:
     task: TaskDocument | None
     metadata: Mapping[str, Any]
     curves: dict[str, list[Point]] = field(default_factory=dict)
+    metrics: int = 0
+    """How many the run has reported; of very many not all have a curve here."""
     scores: Mapping[str, Any] = field(default_factory=dict)
     tracks: list[Track] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -102,10 +104,11 @@ def _json(path: Path) -> Any:
 
 
 def _read_history(found: Content, bundle: Path) -> None:
-    history = _json(bundle / "history.json")
-    for name, points in list((history or {}).get("metrics", {}).items())[:MOST_CURVES]:
+    reported = (_json(bundle / "history.json") or {}).get("metrics", {})
+    for name, points in list(reported.items())[:MOST_CURVES]:
         curve = [(number(step), number(value)) for step, value in points]
         found.curves[str(name)] = [point for point in curve if math.isfinite(point[0])]
+    found.metrics = len(reported)
 
 
 def _read_scores(found: Content, bundle: Path) -> None:

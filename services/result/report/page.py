@@ -39,6 +39,7 @@ def report_page(found: Content, drawings: Mapping[str, Any]) -> str:
             attempts=found.attempts,
             resumed=found.resumed,
             drawings=drawings,
+            undrawn=found.metrics - len(found.losses) - len(drawings["others"]),
         )
     )
 

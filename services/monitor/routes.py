@@ -98,10 +98,10 @@ def build_router(store: DocumentStore, series: Series, settings: MonitorSettings
     async def one(task_id: str, name: str, query: MetricQuery) -> MetricSeries:
         names = await series.names(task_id)
         if names and name not in names:
-            hint = nearest(name, names) or f"; there are {', '.join(names[:10])}"
-            raise NotFound(
-                f"{task_id} has no metric {name!r}{hint}", [FieldError(path="name", message="not logged")]
-            )
+            more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+            hint = nearest(name, names) or f"; there are {', '.join(names[:10])}{more}"
+            wrong = f"no metric {name!r}"
+            raise NotFound(f"{task_id} has {wrong}{hint}", [FieldError(path="name", message=wrong)])
         points = await series.points(task_id, name, query.start_step, query.end_step)
         return MetricSeries(task_id=task_id, name=name, points=reduced(points, query.max_points or DEFAULT_POINTS))
 

@@ -53,14 +53,14 @@ class ProvisionerSettings(EnvironmentSettings):
     classes: tuple[WorkerClass, ...] = Field((), description="JSON: the classes of machines.")
     max_machines: int = Field(64, ge=0, description="Machines of all classes together.")
     every: float = Field(2, gt=0, description="Between two looks.")
-    cool_down: float = Field(300, ge=0, description="Idleness after which a machine is given back.")
+    cool_down: float = Field(300, ge=0, description="Idleness after which a machine is given back; 60 under `up`.")
     start_within: float = Field(300, gt=0, description="Time for a machine to become a worker.")
     settle: float = Field(3, ge=0, description="Waiting from which what is free is no help, or it would be used.")
     retry_first: float = Field(10, gt=0, description="Wait after a start that failed; doubles with each in a row.")
     retry_most: float = Field(600, gt=0, description="The longest such wait.")
     steady: float = Field(60, gt=0, description="Life of a worker after which failures before it are forgotten.")
     home: Path = Field(Path(".trainwright"), description="The platform's home (local).")
-    host: str = "127.0.0.1"
+    host: str = Field("127.0.0.1", description="Where it listens.")
     port: int | None = Field(
         None, ge=1, le=65535, description="HTTP port for /health/… and /state; none without it."
     )

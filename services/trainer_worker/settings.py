@@ -30,7 +30,7 @@ class WorkerSettings(EnvironmentSettings):
         None, ge=0, le=65535, description="HTTP port for /metrics and /health/…; none when left out, or 0."
     )
     data_roots: list[Path] = Field([], description="Folders that absolute data paths must lie in; any if empty.")
-    heartbeat_seconds: float = Field(2.0, gt=0)
+    heartbeat_seconds: float = Field(2.0, gt=0, description="Between its signs of life.")
     stop_grace_seconds: float = Field(4.0, ge=0, description="Time for runs to end when the worker is stopped.")
     orphan_seconds: float = Field(30.0, gt=0, description="How long runs wait for an agent to come back.")
     idle_after: float | None = Field(

@@ -13,7 +13,7 @@ from trainwright.cli.watch import Bar, PlainLines
 from trainwright.contracts.checkpoint import Checkpoint, CheckpointKind, CheckpointView
 from trainwright.contracts.failure import Failure, FailureClass
 from trainwright.contracts.parameters import ChangedValue
-from trainwright.contracts.task import AttemptSummary, MemberSummary, Progress, Repair, TaskView
+from trainwright.contracts.task import AttemptSummary, HistoryEntry, MemberSummary, Progress, Repair, TaskView
 from trainwright.contracts.task_config import TaskConfig
 
 HOSTILE = "a\x1b[2J\x1b]0;owned\x07[/red]\0\nsecond line"
@@ -195,6 +195,13 @@ def test_rows_say_what_is_known() -> None:
         (30, "stop", "nan", "1.0 MiB", "deleted"),
         (20, "periodic", "0.5", "1.0 MiB", "best"),
     ]
+
+
+def test_a_history_tells_what_happened_where_the_reason_stayed() -> None:
+    failed = HistoryEntry(version=5, time=NOW, actor="worker", cause="user_error", status="failed", phase="ended")
+    failed = failed.model_copy(update={"reason": "KeyError: 'b20'"})
+    later = failed.model_copy(update={"version": 6, "actor": "admin", "cause": "archived"})
+    assert [row[-1] for row in story.history_rows([failed, later])] == ["KeyError: 'b20'", "archived"]
 
 
 def test_the_workers_of_an_attempt_on_several_are_told_with_how_each_stands() -> None:

@@ -85,7 +85,13 @@ def facts(task: "TaskView") -> Facts:
 
 def history_rows(entries: "Iterable[HistoryEntry]") -> list[tuple[object, ...]]:
     """Return rows for the columns of `HISTORY`."""
-    return [(clock(e.time), e.status, e.phase, e.attempt or "", e.actor, e.reason or e.cause) for e in entries]
+    rows: list[tuple[object, ...]] = []
+    before = ""
+    for e in entries:  # one that left the reason as it was, such as an archiving, is told by its cause
+        news = e.reason if e.reason != before else ""
+        rows.append((clock(e.time), e.status, e.phase, e.attempt or "", e.actor, news or e.cause))
+        before = e.reason
+    return rows
 
 
 def attempt_rows(attempts: "Iterable[AttemptSummary]") -> list[tuple[object, ...]]:

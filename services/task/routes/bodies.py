@@ -78,7 +78,8 @@ def source_of(body: _Sent, limit: int) -> Source:
     try:
         return read_source(body.text, body.format)
     except NotADocument as error:
-        raise InvalidInput(f"the document cannot be read: {error}", [_place(error)]) from None
+        wrong = _place(error)
+        raise InvalidInput(f"the document cannot be read: {wrong.message}", [wrong]) from None
 
 
 def valid(source: Source, prefix: str, limit: int) -> Source:

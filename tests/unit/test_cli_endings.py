@@ -142,6 +142,14 @@ def test_an_option_without_its_value_is_wrong_usage(
     assert (ended.value.code, capsys.readouterr().err) == (2, "trainwright: --url needs a value\n")
 
 
+def test_a_reservation_for_nobody_is_wrong_usage() -> None:
+    done = CliRunner().invoke(
+        app, ["resource", "reserve", "--for", "10m"], env={"COLUMNS": "200", "NO_COLOR": "1"}
+    )
+    assert done.exit_code == 2
+    assert "--strategy or --task: say for whom it is kept" in done.output
+
+
 def test_ctrl_c_in_the_demo_cancels_its_task(url: str, tmp_path: Path) -> None:
     """Or it would run again with the next demo."""
     Platform.at = ("GET", f"/tasks/{TASK}")

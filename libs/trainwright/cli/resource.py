@@ -192,6 +192,8 @@ def reserve(
     as_json: AsJson = False,
 ) -> None:
     """Keep a part of a worker that is free now; it ends by itself."""
+    if strategy is None and task is None:
+        raise typer.BadParameter("say for whom it is kept", param_hint="--strategy or --task")
     wish = {"gpu": gpu, "cpu": cpu, "memory": memory, "duration": duration}
     with connect() as client:
         found = client.reserve(wish, strategy=strategy, task_id=task, worker_id=worker, idle_after=idle_after)
@@ -278,4 +280,4 @@ def _places(parts: "list[Part]") -> str:
 
 
 def _quota(cpu: float, gpu_memory: int, runs: int) -> str:
-    return f"{cpu:g} % of CPU, {gpu_memory} MB of GPU memory, {runs} runs"
+    return f"{cpu:g} % of CPU, {gpu_memory} MB of GPU memory, {runs} run{'' if runs == 1 else 's'}"

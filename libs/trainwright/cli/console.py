@@ -31,8 +31,8 @@ COMPLETED, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 FOLDED = frozenset({"WHY", "ERROR", "RUNS", ""})
 """Columns of free text: only these are folded in a narrow terminal."""
 
-CUT = frozenset({"NAME"})
-"""Columns that are cut short there, before one is whose text is typed in again, such as an ID."""
+CUT = frozenset({"NAME", "REASON"})
+"""Columns that are cut to one line there: an ID is typed in again, and `task show` tells the whole reason."""
 
 STYLES = {
     "completed": "green",

@@ -65,7 +65,7 @@ def list_tasks(
         )
         for t in tasks
     ]
-    table(("ID", "NAME", "RECIPE", "STATUS", "STEPS", "CREATED", ""), rows, "no tasks")
+    table(("ID", "NAME", "RECIPE", "STATUS", "STEPS", "CREATED", "REASON"), rows, "no tasks")
 
 
 @app.command()

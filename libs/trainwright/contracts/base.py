@@ -37,7 +37,12 @@ def _utc(value: datetime) -> datetime:
 
 def iso(value: datetime) -> str:
     """Return UTC time as ISO-8601 with microseconds and ``Z``: fixed width, so it sorts as text."""
-    return _utc(value).isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
+    return _written(_utc(value))
+
+
+@lru_cache(maxsize=4096)  # a document is written again and again, and most of its moments stay
+def _written(utc: datetime) -> str:
+    return utc.isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
 
 
 Timestamp = Annotated[

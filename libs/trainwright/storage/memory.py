@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from functools import partial
+from functools import cached_property, partial
 from itertools import islice
 from operator import eq, ge, gt, itemgetter, le, lt
 from typing import Any
@@ -42,17 +42,13 @@ Point = Callable[[str], None]
 class _Kept:
     """A document as bytes, and decoded, once, for all who read it."""
 
-    __slots__ = ("_value", "raw")
-
     def __init__(self, raw: bytes) -> None:
         self.raw = raw
-        self._value: Document | None = None
 
-    @property
+    @cached_property
     def value(self) -> Document:
-        if self._value is None:
-            self._value = orjson.loads(self.raw)
-        return self._value
+        decoded: Document = orjson.loads(self.raw)
+        return decoded
 
 
 @dataclass(slots=True)

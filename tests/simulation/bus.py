@@ -5,6 +5,7 @@ program alone be cut off from it. What a program that was killed had on its way 
 """
 
 import asyncio
+import math
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -27,6 +28,9 @@ from trainwright.runtime.envelope import Envelope, Poison, Reread
 LOST = [("ce_id", b"lost"), ("ce_type", b"trainwright.nothing.Lost.v1"), ("ce_source", b"/chaos")]
 """Headers that stand where a record was lost: of a kind that nobody knows."""
 
+FETCH = 0.002
+"""Virtual seconds until a reader has what it asked for."""
+
 Opened = tuple[Envelope, Event | None] | None
 """What a record holds; None when nobody can read it."""
 
@@ -44,6 +48,8 @@ class SimLog:
 
     world: World
     partitions: int = 1
+    every: float = 0.0
+    """Seconds between the moments at which the broker takes in what was sent meanwhile; 0 is at once."""
     records: dict[str, list[list[Reread]]] = field(init=False)
     positions: dict[tuple[str, TopicPartition], int] = field(default_factory=dict)
     ids: set[str] = field(default_factory=set)
@@ -67,6 +73,10 @@ class SimLog:
         world, now = self.world, self.world.loop.seconds
         return now < self.back_at or now < world.cut_off.get(program, 0.0)
 
+    def takes_in(self, at: float) -> float:
+        """Return when the broker takes in what reaches it at a time: readers then find several records at once."""
+        return math.ceil(at / self.every) * self.every if self.every else at
+
     def partition(self, topic: str, key: bytes | None) -> int:
         """Return the partition of a key."""
         return partition_of(key, self.count(topic))
@@ -79,13 +89,12 @@ class SimLog:
         records = self.records[topic][number]
         records.append(Reread(topic, number, len(records), key, value, headers))
         self.ids.add(headers[1][1].decode())
-        waiting, self._waiting[topic] = self._waiting[topic], []
-        for waiter in waiting:
-            _wake(waiter)
+        if waiting := self._waiting.pop(topic, None):
+            self.world.loop.call_later(FETCH, _wake, *waiting, context=Context())
         return number, len(records) - 1
 
     async def news(self, topic: str, within: float) -> bool:
-        """Wait for another record on a topic; return whether one came in time."""
+        """Wait for another record on a topic, and for a fetch to bring it; return whether one came in time."""
         loop = self.world.loop
         waiter: asyncio.Future[None] = loop.create_future()
         timer = loop.call_later(within, _wake, waiter)
@@ -133,9 +142,10 @@ class SimLog:
             self.back_at = world.now + world.random.choice((2.0, 15.0, 40.0))
 
 
-def _wake(waiter: "asyncio.Future[None]") -> None:
-    if not waiter.done():
-        waiter.set_result(None)
+def _wake(*waiting: "asyncio.Future[None]") -> None:
+    for waiter in waiting:
+        if not waiter.done():
+            waiter.set_result(None)
 
 
 class SimProducer:
@@ -157,7 +167,8 @@ class SimProducer:
         self._life.check()
         world = self._log.world
         ack: asyncio.Future[RecordMetadata] = world.loop.create_future()
-        self._last = max(self._last, world.now + world.random.uniform(0.0005, 0.005))
+        reaches = world.now + world.random.uniform(0.0005, 0.005)
+        self._last = max(self._last, self._log.takes_in(reaches))
         self._later(self._last, topic, key, value, list(headers), ack)
         return ack
 
@@ -258,7 +269,10 @@ class SimConsumer:
             wait = 1.0 if log.is_away(program) else timeout_ms / 1000
             if not await log.news(self._topic, wait):
                 return {}
-        await asyncio.sleep(world.random.uniform(1, 4) if world.strikes(world.chaos.slow) else 0.002)
+        else:
+            await asyncio.sleep(FETCH)
+        if world.strikes(world.chaos.slow):
+            await asyncio.sleep(world.random.uniform(1, 4))
         if log.is_away(program):
             return {}
         found = self._found(world.random.choice((1, 3, max_records or 100)))

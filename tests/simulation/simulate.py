@@ -51,6 +51,8 @@ FAILURES = (
     FailureClass.HUNG,
     FailureClass.DATA_ERROR,
 )
+EVERY = (0.0, 0.05, 0.1, 0.3)
+"""Seconds between the moments at which a broker takes records in: the longer, the more of them make a turn."""
 WORKERS = (1, 1, 1, 1, 1, 2, 3)
 REQUESTS = {"pause": handlers.pause_task, "resume": handlers.resume_task, "cancel": handlers.cancel_task}
 
@@ -85,7 +87,8 @@ def simulate(seed: int, *, tasks: int = 20, workers: int = 4, chaos: Chaos | Non
 
 
 async def _play(world: World, tasks: int, workers: int) -> Outcome:
-    log, plans, wishes = SimLog(world, world.random.choice((1, 1, 3))), dict[str, Plan](), Wishes()
+    log = SimLog(world, world.random.choice((1, 1, 3)), world.random.choice(EVERY))
+    plans, wishes = dict[str, Plan](), Wishes()
     task = SimService(world, log, "task", task_service.build_service)
     schedulers = [SimService(world, log, "scheduler", scheduler_service.build_service)]
     if world.random.random() < 0.5:

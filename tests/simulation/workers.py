@@ -21,7 +21,7 @@ from services.trainer_worker.heartbeat import ENDED_FOR
 from services.trainer_worker.place import SOURCE
 from services.trainer_worker.service import REGISTER_AGAIN_SECONDS
 from services.trainer_worker.verdict import Verdict, infrastructure, stopped
-from tests.simulation.bus import SimKafka, SimLog
+from tests.simulation.bus import FETCH, SimKafka, SimLog
 from tests.simulation.world import Life, Program, SimClock, World
 from trainwright.contracts.attempt import AttemptEnded, AttemptEvent, AttemptStarted, CheckpointSaved, Outcome
 from trainwright.contracts.checkpoint import Checkpoint, kept_of
@@ -225,7 +225,8 @@ class _Agent:
                 continue
             if is_end:
                 await self._log.news(COMMAND.name, 30)
-            await asyncio.sleep(0.002)
+            else:
+                await asyncio.sleep(FETCH)
 
     async def _read_some(self, inbound: Inbound) -> bool:
         """Keep what waits of this worker's commands, then the position; return whether that was all."""

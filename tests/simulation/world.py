@@ -141,7 +141,7 @@ class Chaos:
     """How often what goes wrong, until ``until``. Probabilities are per occasion, gaps in seconds."""
 
     until: float = 40.0
-    crash_at_point: float = 0.002
+    crash_at_point: float = 0.003
     crash_every: float = 15.0
     store_away_every: float = 30.0
     kafka_away_every: float = 60.0
@@ -149,8 +149,8 @@ class Chaos:
     cut_off_every: float = 20.0
     stop_every: float = 20.0
     duplicate: float = 0.03
-    commit_refused: float = 0.02
-    slow: float = 0.02
+    commit_refused: float = 0.025
+    slow: float = 0.025
     lost_events: int = 0
     loses: str = ""
     """The only kind of event of which some are lost, then one in two; any kind, one in fifty, if empty."""

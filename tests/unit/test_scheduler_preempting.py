@@ -149,6 +149,19 @@ def test_whose_turn_it_is_may_have_others_give_their_places_up_as_before() -> No
     assert told["high"].started == [191], "after its forbearance and their grace"
 
 
+def test_what_its_turn_keeps_for_a_task_does_not_make_a_higher_priority_take_the_place_of_who_loses_more() -> None:
+    """It waited long and starts in an hour: until then the cheapest run stays where it is kept for it."""
+    brief, dear = Job("brief", Needs(4), 3600, limit=3600), Job("dear", Needs(4), 9000, saves_on_stop=False)
+    old = Job("old", Needs(4), 50, arrives=1)
+    fourth = Job("fourth", Needs(0), 1, arrives=10)  # after it comes the turn of who has waited longest
+    urgent = Job("urgent", Needs(4), 50, arrives=1000, priority=5)
+    policy = Policy(turn=3, overdue=5, forbearance=0)
+    hosts = [a_host(name, cpus=64, gpus=4) for name in ("w1", "w2")]
+    told = Simulation(hosts, [brief, dear, old, fourth, urgent], policy=policy).run().told
+    assert (told["brief"].gave_way_to, told["dear"].gave_way_to) == (["urgent"], [])
+    assert told["urgent"].started == [1010]
+
+
 def test_whom_one_of_a_higher_priority_lets_save_gives_way_to_nobody_else_meanwhile() -> None:
     low = running("low", {"w1": (0, 1, 2, 3)}, 9000)
     low = replace(low, saved_at=NOW - 60, saves_every=100)

@@ -4,7 +4,7 @@ They leave one by one, as they have saved. What the first of them left, and what
 when the last has gone: else somebody else takes it, and all of them have left in vain.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from services.scheduler.domain.pool import View
 from services.scheduler.domain.queue import Waiting
@@ -36,6 +36,21 @@ def cleared(
             free = free.plus(part) if task_id in leaving else free
         spare.append(beside(waiting.needs, free, ()))
     return Hold(waiting.task_id, workers, now + state.policy.grace, "others give their places up", tuple(spare))
+
+
+def closed_to(waiting: Waiting, holds: Mapping[str, Hold], state: State) -> set[str]:
+    """Return workers that are kept for others, and where a task has nothing cleared.
+
+    What its turn keeps for a task of a lower priority is open: it may start in hours, and closed it would have
+    those of a higher priority take the places of runs elsewhere that lose far more.
+    """
+    found = set[str]()
+    for worker_id, hold in holds.items():
+        owner = state.queue.waiting.get(hold.task_id)
+        is_open = owner is not None and owner.priority < waiting.priority and not owner.claims
+        if hold.task_id != waiting.task_id and not is_open:
+            found.add(worker_id)
+    return found
 
 
 def kept(state: State, seated: Collection[str], clearings: Sequence[Clearing]) -> dict[str, tuple[str, ...]]:

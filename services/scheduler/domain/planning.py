@@ -275,7 +275,7 @@ class _Pass:
     def _clear(self, waiting: Waiting, hosts: Sequence[str]) -> Clearing | None:
         if self.able is None:
             self.able = able(self.state, self.now)
-        gone = self.gone | self._kept_from(waiting) | self._let_save_for_others(waiting)
+        gone = self.gone | claims.closed_to(waiting, self.holds, self.state) | self._let_save_for_others(waiting)
         return clear(waiting, hosts, self.state, self.view, self.able, gone, self.now)
 
     def _let_save_for_others(self, waiting: Waiting) -> set[str]:

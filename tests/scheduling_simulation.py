@@ -12,6 +12,7 @@ from heapq import heappop, heappush
 from services.scheduler.domain.planning import plan
 from services.scheduler.domain.plans import Plan
 from services.scheduler.domain.pool import Host, Needs, Room, free_room
+from services.scheduler.domain.preempting import patience_of
 from services.scheduler.domain.queue import Waiting, hosts_for, shape_of
 from services.scheduler.domain.shares import Quota
 from services.scheduler.domain.state import LIMIT, UNKNOWN, Policy, Run, State
@@ -300,7 +301,7 @@ def check_plan(state: State, found: Plan, jobs: Mapping[str, Job], now: float) -
     given = {seat.task_id for seat in found.seats}
     for name, put in found.put_off.items():
         waiting = state.queue.waiting[name]
-        assert now < put.at <= waiting.queued_at + state.policy.forbearance, "nobody waits longer for others' work"
+        assert now < put.at <= patience_of(waiting, state, now).until, "nobody waits longer for others' work"
     if found.more:
         return
     left = dict(state.pool.room)

@@ -22,7 +22,9 @@ class SchedulerSettings(EnvironmentSettings):
     stop_grace: float = Field(10, description="Time that a run has to end by itself when it is asked to.")
     preempt_grace: float = Field(30, description="The same for one whose place is needed for another task.")
     forbearance: float = Field(
-        600, description="Longest wait of a task for others to save, or to end, before they lose work for it."
+        600,
+        description="Longest wait of a task with a priority above 0 for others to save, or to end, before they "
+        "lose work for it; any other task waits six times as long.",
     )
     protected: float = Field(
         60, description="One that gave its place up keeps the next for so long; then 3, 7, 15 times it."

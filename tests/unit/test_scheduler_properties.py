@@ -162,10 +162,14 @@ def test_what_may_not_be_preempted_stays_and_cleared_places_are_kept_for_whom_th
     assert min(played.told["thief"].started) > 110
 
 
-@pytest.mark.parametrize(("saves", "starts"), [(True, 1010), (False, 1030)])
-def test_places_kept_for_a_start_that_nobody_knows_are_lent_until_then(saves: bool, starts: float) -> None:
-    """Else three of four GPUs stand empty for as long as a run without a limit likes to go on."""
-    endless = Job("endless", Needs(1), 1000)
+@pytest.mark.parametrize(
+    ("saves", "limit", "starts"), [(True, None, 1010), (False, None, 1030), (True, 5000, 1010)]
+)
+def test_places_kept_for_a_start_that_is_far_or_not_known_are_lent_until_then(
+    saves: bool, limit: float | None, starts: float
+) -> None:
+    """Else three of four GPUs stand empty for as long as a run likes to go on, or its limit allows."""
+    endless = Job("endless", Needs(1), 1000, limit=limit)
     large = Job("large", Needs(4), 60, arrives=10)
     stays = Job("stays", Needs(2), 5000, arrives=15, preemptible=False)
     guest = Job("guest", Needs(2), 5000, arrives=20, saves_on_stop=saves)
@@ -176,6 +180,13 @@ def test_places_kept_for_a_start_that_nobody_knows_are_lent_until_then(saves: bo
     assert told["guest"].gave_way_to == ["large"]
     assert told["stays"].started[0] >= starts + 60, "one that may not be asked to leave is no guest"
     assert told["guest"].done == 5000
+
+
+def test_places_kept_for_a_start_within_the_hour_are_not_lent() -> None:
+    """A guest would have to leave soon."""
+    brief, large = Job("brief", Needs(1), 1000, limit=3500), Job("large", Needs(4), 60, arrives=10)
+    told = Simulation([a_host(gpus=4)], [brief, large, Job("guest", Needs(2), 5000, arrives=20)]).run().told
+    assert (told["large"].started, told["guest"].started) == ([1000], [1060])
 
 
 def test_a_gang_has_places_cleared_beside_those_that_are_free() -> None:

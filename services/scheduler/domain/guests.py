@@ -1,8 +1,9 @@
-"""Guests: tasks in places that are kept for a head whose start nobody knows; they leave once it can start.
+"""Guests: tasks in places kept for a head whose start is far, or not known; they leave once it can start.
 
-Places that are drained for a large task would stand empty until the last run in its way has ended, and if nobody
-knows that end, for a day perhaps. Whoever may be asked to give its place up may have one of them meanwhile. The
-head waits for guests no longer than their grace: once nothing else is in its way they are asked to save and go.
+Places that are drained for a large task would stand empty until the last run in its way has ended: for hours by
+its limit, for a day perhaps if nobody knows its end. Whoever may be asked to give its place up may have one of
+them meanwhile. The head waits for guests no longer than their grace: once nothing else is in its way they are
+asked to save and go.
 """
 
 from collections.abc import Collection, Iterable
@@ -10,16 +11,18 @@ from collections.abc import Collection, Iterable
 from services.scheduler.domain.pool import Room, View
 from services.scheduler.domain.preempting import Victims, cheapest, fewest
 from services.scheduler.domain.queue import Waiting
-from services.scheduler.domain.state import UNKNOWN, Clearing, Hold, State
+from services.scheduler.domain.state import Clearing, Hold, State
 
 Releases = list[tuple[float, str, Room]]
+FAR = 3600.0
+"""Seconds before a known start from which on its places are not lent any more: few guests would end by then."""
 
 
-def may_lend(hold: Hold, waiting: Waiting, state: State) -> bool:
+def may_lend(hold: Hold, waiting: Waiting, state: State, now: float) -> bool:
     """Return whether a task may have a place that is kept for another one until that one can start."""
     owner = state.queue.waiting.get(hold.task_id)
     return (
-        hold.starts == UNKNOWN
+        hold.starts > now + FAR
         and waiting.preemptible
         and owner is not None
         and waiting.task_id not in owner.spares

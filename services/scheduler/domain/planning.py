@@ -150,7 +150,7 @@ class _Pass:
             if allowed is not None and worker_id not in allowed:
                 continue
             if not self._may_have(waiting, worker_id, part):
-                if may_lend(self.holds[worker_id], waiting, self.state):
+                if may_lend(self.holds[worker_id], waiting, self.state, self.now):
                     lent.append((worker_id, part))
                 continue
             if worker_id == waiting.lost_on:

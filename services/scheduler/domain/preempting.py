@@ -17,6 +17,8 @@ from services.scheduler.domain.queue import Waiting
 from services.scheduler.domain.state import Clearing, Run, State, weight_of
 
 DAY = 86_400.0
+LEISURE = 6.0
+"""A task that is not urgent (of the default priority, or a lower one) waits so many times longer for others."""
 SPREAD = 4
 """Runs on several workers that are tried as the first to leave for a gang."""
 
@@ -67,8 +69,8 @@ class Patience:
 
 def patience_of(waiting: Waiting, state: State, now: float) -> Patience:
     """Return how long a task waits for others to lose less."""
-    since = waiting.queued_at
-    return Patience(now, since, since + state.policy.forbearance, weight_of(waiting.needs))
+    since, bound = waiting.queued_at, state.policy.forbearance * (1 if waiting.priority > 0 else LEISURE)
+    return Patience(now, since, since + bound, weight_of(waiting.needs))
 
 
 Victims = list[tuple[float, Run]]

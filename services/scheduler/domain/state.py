@@ -31,7 +31,7 @@ class Policy:
     grace: float = 30.0
     """Time in which a run that gives its place up saves a checkpoint."""
     forbearance: float = 600.0
-    """A task waits no longer than this for others to save, or to end, before they lose work for it."""
+    """An urgent task waits no longer than this for others to save, or to end, before they lose work for it."""
     overdue: float = 3600.0
     """After waiting so long a task may get the turn of those who waited longest."""
     turn: int = 8

@@ -13,7 +13,7 @@ from services.scheduler.domain.pool import Needs, Room
 from services.scheduler.domain.preempting import may_take, protected_until
 from services.scheduler.domain.queue import Waiting
 from services.scheduler.domain.state import RESTART, Clearing, Policy, Run
-from tests.scheduling_kit import NOW, a_host, a_run, a_state
+from tests.scheduling_kit import NOW, a_host, a_run, a_state, places
 from tests.scheduling_simulation import Job, Simulation
 
 
@@ -89,6 +89,17 @@ def test_one_run_on_two_workers_leaves_rather_than_two_that_lose_more_together()
     alone = [running(name, {name: (0, 1)}, 40) for name in ("w3", "w4")]
     found = plan_for(Needs(2, 0, members=2), [gang, *alone], {"w1": 2, "w2": 2, "w3": 2, "w4": 2})
     assert [clearing.victims for clearing in found.clearings] == [("gang",)], "120 and not 160 GPU-seconds"
+
+
+@pytest.mark.parametrize(("priority", "worker"), [(-5, "w1"), (5, "w2")])
+def test_of_equally_full_workers_one_takes_that_where_runs_are_of_its_rank(priority: int, worker: str) -> None:
+    """So that a large task finds whole workers whose runs may all be asked to go."""
+    low = a_run("low", [("w1", Room((0,), 0.0))], priority=-5)
+    urgent = a_run("urgent", [("w2", Room((0,), 0.0))], priority=5)
+    hosts = [a_host(name, gpus=4) for name in ("w1", "w2")]
+    assert places(plan(a_state(hosts, [Waiting("new", Needs(1, 0), priority)], [low, urgent]), NOW)) == {
+        "new": [worker]
+    }
 
 
 @pytest.mark.parametrize("turn", [8, 4])

@@ -146,7 +146,7 @@ class _Pass:
         allowed = set(hosts) if shape.avoid else None
         last: tuple[str, Room] | None = None
         lent: list[tuple[str, Room]] = []
-        for worker_id, part in self.view.candidates(waiting.needs):
+        for worker_id, part in self.view.candidates(waiting.needs, waiting.priority):
             if allowed is not None and worker_id not in allowed:
                 continue
             if not self._may_have(waiting, worker_id, part):

@@ -1,7 +1,10 @@
 """Workers and what is free on them, so arranged that a place is found without looking at every worker.
 
 Best fit by GPUs: workers lie in buckets by the number of their free ones, the fullest that still has room is
-taken, so that whole workers stay free for those who need them. Not here: who may have what (``planning.py``).
+taken, so that whole workers stay free for those who need them. Of equally full ones that where runs are of about
+the same priority, so that a large task finds whole workers whose runs may all be asked to go.
+
+Not here: who may have what (``planning.py``).
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -84,13 +87,18 @@ class Pool:
     """Workers by the number of their free GPUs, in a stable order."""
     large_enough: dict[Needs, tuple[str, ...]] = field(default_factory=dict)
     """Memory of ``fitting``; forgotten when a worker comes or goes."""
+    ranks: dict[str, int] = field(default_factory=dict)
+    """The highest priority of the runs on a worker, where there are any."""
     drained: dict[str, Host] = field(default_factory=dict)
     """Workers that are there and take nothing new, because somebody decided so."""
     _total: tuple[float, float, float] | None = None
 
-    def set(self, host: Host, free: Room) -> None:
-        """Take a worker in, or note what is free on it now."""
+    def set(self, host: Host, free: Room, rank: int | None = None) -> None:
+        """Take a worker in, or note what is free on it now, and the highest priority of its runs."""
         name = host.worker_id
+        self.ranks.pop(name, None)
+        if rank is not None:
+            self.ranks[name] = rank
         if name in self.room:
             self.buckets[len(self.room[name].gpus)].pop(name, None)
         if self.hosts.get(name) != host:
@@ -103,6 +111,7 @@ class Pool:
         """Let a worker go."""
         if self.hosts.pop(worker_id, None) is not None:
             self.buckets[len(self.room.pop(worker_id).gpus)].pop(worker_id, None)
+            self.ranks.pop(worker_id, None)
             self._forget()
 
     def fitting(self, needs: Needs) -> tuple[str, ...]:
@@ -157,13 +166,16 @@ class View:
         members = needs.members
         return members > 1 and sum(len(n) for count, n in self._buckets.items() if count >= needs.gpu) < members
 
-    def candidates(self, needs: Needs) -> Iterator[tuple[str, Room]]:
-        """Yield workers where a member fits now with the part it would take, the tightest first."""
+    def candidates(self, needs: Needs, priority: int = 0) -> Iterator[tuple[str, Room]]:
+        """Yield workers where a member fits now with the part it would take, the tightest first.
+
+        Of equals those first where the highest priority of the runs is nearest to its own.
+        """
         if needs.gpu > self.most_gpus:
             return
-        hosts = self.pool.hosts
+        hosts, ranks = self.pool.hosts, self.pool.ranks
         for count in sorted(count for count, names in self._buckets.items() if count >= needs.gpu and names):
-            for name in tuple(self._buckets[count]):
+            for name in sorted(self._buckets[count], key=lambda one: abs(ranks.get(one, priority) - priority)):
                 part = hosts[name].pick(needs, self.room(name))
                 if part is not None:
                     yield name, part

@@ -237,7 +237,9 @@ class State:
         self.ends_on.pop(worker_id, None)
         host = self.pool.hosts.get(worker_id)
         if host is not None:
-            self.pool.set(host, free_room(host, self.runs_on.get(worker_id, {}).values()))
+            parts = self.runs_on.get(worker_id, {})
+            rank = max((self.runs[name].priority for name in parts), default=None)
+            self.pool.set(host, free_room(host, parts.values()), rank)
 
     def put(self, waiting: Waiting, now: float) -> None:
         """Let a task wait, or note what is new of it."""

@@ -56,6 +56,22 @@ def test_who_has_just_started_may_be_asked_who_gave_way_before_has_its_place_eve
     assert [protected_until(run, state) - NOW for run in runs] == [0, 60, 180, 420]
     high = Waiting("high", Needs(1), 5)
     assert [may_take(high, run, state, NOW + 60) for run in runs] == [True, True, False, False]
+    heed = [replace(run, heeds_stop=True) for run in runs]
+    assert [may_take(high, run, state, NOW + 60) for run in heed] == [True, True, True, True]
+    assert [may_take(high, run, state, NOW + 59) for run in heed] == [True, False, False, False]
+
+
+@pytest.mark.parametrize(("unsaved", "goes"), [(2000, "deaf"), (3000, "again")])
+def test_one_that_saves_when_asked_keeps_the_next_place_unless_others_would_lose_more(
+    unsaved: float, goes: str
+) -> None:
+    again = a_run("again", [("w1", Room((0,), 0.0))], since=NOW - 1000, gave_way=6, heeds_stop=True)
+    deaf = running("deaf", {"w1": (1,)}, unsaved)
+    policy = Policy(forbearance=0)
+    state = a_state(
+        [a_host("w1", cpus=64, gpus=2)], [Waiting("high", Needs(1, 0), 5)], [again, deaf], policy=policy
+    )
+    assert [clearing.victims for clearing in plan(state, NOW).clearings] == [(goes,)], "2780 s of its 63 minutes"
 
 
 @given(

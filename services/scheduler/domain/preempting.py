@@ -2,7 +2,8 @@
 
 Only runs of a strictly lower priority are asked, never one that the task gave its own place up for before, none
 that has just started again after it gave its place up, and none that is stopping already. So no two take places
-from each other for ever, and nobody loses his for ever: each time he has it for longer.
+from each other for ever, and nobody loses his for ever: each time he has it for longer. Who saves when asked gets
+on however short that is: after a minute he may be asked where others would lose more than his time is worth.
 
 Where much would be lost, a task waits first, within a bound: until a run saves or ends whose moment is known; and
 until it has waited as long (each second counted with the GPUs of the one it is about) as the others had worked
@@ -24,8 +25,14 @@ SPREAD = 4
 
 
 def protected_until(run: Run, state: State) -> float:
-    """Return until when a run is left alone."""
+    """Return until when a run that gave its place up has the next."""
     return run.since + min(state.policy.protected * (2.0**run.gave_way - 1), DAY)
+
+
+def left_alone_until(run: Run, state: State) -> float:
+    """Return until when nobody asks a run for its place, however much others would lose."""
+    until = protected_until(run, state)
+    return min(until, run.since + state.policy.protected) if run.heeds_stop else until
 
 
 def may_take(waiting: Waiting, run: Run, state: State, now: float) -> bool:
@@ -34,7 +41,7 @@ def may_take(waiting: Waiting, run: Run, state: State, now: float) -> bool:
         run.priority < waiting.priority
         and run.may_yield
         and run.task_id not in waiting.spares
-        and protected_until(run, state) <= now
+        and left_alone_until(run, state) <= now
     )
 
 
@@ -79,11 +86,14 @@ Able = dict[str, Victims]
 
 
 def able(state: State, now: float) -> Able:
-    """Return, by worker, the runs that could give way to somebody, and what would be lost; the least first."""
+    """Return, by worker, the runs that could give way to somebody, and what would be lost; the least first.
+
+    What is left of the time for which one that saves when it is asked has its place counts as lost.
+    """
     found: Able = {}
     for run in state.runs.values():
-        if run.may_yield and protected_until(run, state) <= now:
-            lost = run.lost_work(now)
+        if run.may_yield and left_alone_until(run, state) <= now:
+            lost = run.lost_work(now) + max(0.0, protected_until(run, state) - now) * weight_of(run.needs)
             for worker_id, _ in run.parts:
                 found.setdefault(worker_id, []).append((lost, run))
     for runs in found.values():

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 
 from services.scheduler.domain.planning import plan
 from services.scheduler.domain.pool import Room
-from services.scheduler.domain.preempting import may_take, protected_until
+from services.scheduler.domain.preempting import left_alone_until, may_take
 from services.scheduler.domain.queue import (
     LATER,
     Group,
@@ -213,7 +213,7 @@ def _stays(asked: _Asked, task_id: str) -> str:
         return "; it has a lower priority but is not preemptible"
     if run.task_id in me.spares:
         return "; it has a lower priority now, but this task gave its place up for it before"
-    left = protected_until(run, asked.state) - asked.now
+    left = left_alone_until(run, asked.state) - asked.now
     return f"; it has a lower priority but keeps its place for {left:.0f} s more" if left > 0 else ""
 
 

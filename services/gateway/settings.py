@@ -5,6 +5,7 @@ from pydantic_settings import SettingsConfigDict
 
 from services.gateway.webhooks.guard import Network, networks
 from trainwright.runtime.environment import EnvironmentSettings
+from trainwright.runtime.kinds import Patience, Seconds, Size
 
 
 class GatewaySettings(EnvironmentSettings):
@@ -12,21 +13,21 @@ class GatewaySettings(EnvironmentSettings):
 
     model_config = SettingsConfigDict(env_prefix="GATEWAY_", frozen=True, extra="ignore")
 
-    body_limit: int = Field(1024**2, ge=1, description="Bytes of a request's body.")
-    upload_limit: int = Field(4 * 1024**3, ge=1, description="The same for `/files`, which streams.")
-    connect_seconds: float = Field(2, gt=0, description="Time for a service to take a connection.")
-    answer_seconds: float = Field(75, gt=0, description="Time for it to say something; requests may wait 60 s.")
-    ready_seconds: float = Field(2, gt=0, description="Time for it to say how it is.")
-    streams: int = Field(1000, ge=0, description="Streams of `/events` at a time.")
-    heartbeat_seconds: float = Field(15, gt=0, description="Silence after which such a stream says that it lives.")
+    body_limit: Size = Field(1024**2, description="Bytes of a request's body.")
+    upload_limit: Size = Field(4 * 1024**3, description="The same for `/files`, which streams.")
+    connect_seconds: Seconds = Field(2, description="Time for a service to take a connection.")
+    answer_seconds: Seconds = Field(75, description="Time for it to say something; requests may wait 60 s.")
+    ready_seconds: Seconds = Field(2, description="Time for it to say how it is.")
+    streams: int = Field(1000, ge=0, le=1_000_000, description="Streams of `/events` at a time.")
+    heartbeat_seconds: Seconds = Field(15, description="Silence after which such a stream says that it lives.")
     webhooks_allow: str = Field(
         "", description="Networks, with commas, that webhooks may go to though they are not public: `10.1.0.0/16`."
     )
-    webhooks_timeout_seconds: float = Field(10, gt=0, description="Time for a receiver's whole answer.")
-    webhooks_retry_seconds: float = Field(1, gt=0, description="First wait after a failed try; doubles up to 1 h.")
-    webhooks_give_up_seconds: float = Field(86_400, ge=0, description="Time until one event is given up.")
-    webhooks_disable_seconds: float = Field(
-        3 * 86_400, gt=0, description="Time without success after which a webhook is switched off."
+    webhooks_timeout_seconds: Seconds = Field(10, description="Time for a receiver's whole answer.")
+    webhooks_retry_seconds: Seconds = Field(1, description="First wait after a failed try; doubles up to 1 h.")
+    webhooks_give_up_seconds: Patience = Field(86_400, description="Time until one event is given up.")
+    webhooks_disable_seconds: Seconds = Field(
+        3 * 86_400, description="Time without success after which a webhook is switched off."
     )
 
     @field_validator("webhooks_allow")

@@ -4,6 +4,7 @@ from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
 from trainwright.runtime.environment import EnvironmentSettings
+from trainwright.runtime.kinds import Count, Seconds
 
 DEFAULT_POINTS = 10_000
 MOST_POINTS = 100_000
@@ -14,7 +15,7 @@ class MonitorSettings(EnvironmentSettings):
 
     model_config = SettingsConfigDict(env_prefix="MONITOR_", frozen=True, extra="ignore")
 
-    page: int = Field(500, ge=1, description="Records that are read and sent at a time.")
-    heartbeat_seconds: float = Field(15, gt=0, description="Silence after which a stream says that it lives.")
-    slow_seconds: float = Field(5, gt=0, description="Wait for a reader of a page from which it counts as slow.")
-    slow_keeps: int = Field(1000, ge=1, description="Records that a slow reader still gets; the others are a gap.")
+    page: Count = Field(500, description="Records that are read and sent at a time.")
+    heartbeat_seconds: Seconds = Field(15, description="Silence after which a stream says that it lives.")
+    slow_seconds: Seconds = Field(5, description="Wait for a reader of a page from which it counts as slow.")
+    slow_keeps: Count = Field(1000, description="Records that a slow reader still gets; the others are a gap.")

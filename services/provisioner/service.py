@@ -57,5 +57,5 @@ def _shown(provisioner: Provisioner, settings: ProvisionerSettings, clock: Clock
         scrape = Scrape()
         figures.show(scrape, provisioner)
         app = Observed(build_app(provisioner), "provisioner", scrape, continues=False)
-        jobs.append(Server(app, settings.host, port).serve)
+        jobs.append(Server(app, settings.host, port, "PROVISIONER").serve)
     return jobs

@@ -9,21 +9,22 @@ from pydantic_settings import SettingsConfigDict
 from services.provisioner.domain import Kind, Policy, Size
 from trainwright.contracts.resource import Bytes
 from trainwright.runtime.environment import EnvironmentSettings
+from trainwright.runtime.kinds import Patience, Port, Seconds, Urls
 
 
 class WorkerClass(BaseModel):
     """A class of machines, as an operator declares it."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     name: str = Field(
         pattern=r"^[a-z]([a-z0-9-]{0,20}[a-z0-9])?$", description="Machines are called by it: `gpu-1`."
     )
-    cpu: float = Field(gt=0, description="CPU cores that its worker offers.")
+    cpu: float = Field(gt=0, le=4096, description="CPU cores that its worker offers.")
     memory: Bytes = Field(gt=0, description="Bytes, or text such as `16Gi`.")
     gpu: int = Field(0, ge=0, le=64, description="Whole GPUs.")
     gpu_memory: Bytes = Field(0, description="Of each GPU; 0 when it is not known.")
-    min: int = Field(0, ge=0, description="Machines that are always there.")
+    min: int = Field(0, ge=0, le=1000, description="Machines that are always there.")
     max: int = Field(1, ge=0, le=1000, description="Machines that there are at most.")
     node_selector: dict[str, str] = Field({}, description="Labels of the nodes that its pods go to.")
 
@@ -47,25 +48,23 @@ class ProvisionerSettings(EnvironmentSettings):
     machines: Literal["local", "kubernetes"] = Field(
         "local", description="`local`: processes of `trainwright up`; `kubernetes`: pods."
     )
-    url: str = Field("http://127.0.0.1:8700", description="The platform's address.")
+    url: Urls = Field("http://127.0.0.1:8700", description="The platform's address.")
     api_key: SecretStr = Field(SecretStr(""), description="A key of it.")
     api_key_file: Path | None = Field(None, description="File with the key, instead.")
     classes: tuple[WorkerClass, ...] = Field((), description="JSON: the classes of machines.")
-    max_machines: int = Field(64, ge=0, description="Machines of all classes together.")
-    every: float = Field(2, gt=0, description="Between two looks.")
-    cool_down: float = Field(300, ge=0, description="Idleness after which a machine is given back; 60 under `up`.")
-    start_within: float = Field(300, gt=0, description="Time for a machine to become a worker.")
-    settle: float = Field(3, ge=0, description="Waiting from which what is free is no help, or it would be used.")
-    retry_first: float = Field(10, gt=0, description="Wait after a start that failed; doubles with each in a row.")
-    retry_most: float = Field(600, gt=0, description="The longest such wait.")
-    steady: float = Field(60, gt=0, description="Life of a worker after which failures before it are forgotten.")
+    max_machines: int = Field(64, ge=0, le=10_000, description="Machines of all classes together.")
+    every: Seconds = Field(2, description="Between two looks.")
+    cool_down: Patience = Field(300, description="Idleness after which a machine is given back; 60 under `up`.")
+    start_within: Seconds = Field(300, description="Time for a machine to become a worker.")
+    settle: Patience = Field(3, description="Waiting from which what is free is no help, or it would be used.")
+    retry_first: Seconds = Field(10, description="Wait after a start that failed; doubles with each in a row.")
+    retry_most: Seconds = Field(600, description="The longest such wait.")
+    steady: Seconds = Field(60, description="Life of a worker after which failures before it are forgotten.")
     home: Path = Field(Path(".trainwright"), description="The platform's home (local).")
     host: str = Field("127.0.0.1", description="Where it listens.")
-    port: int | None = Field(
-        None, ge=1, le=65535, description="HTTP port for /health/… and /state; none without it."
-    )
+    port: Port | None = Field(None, description="HTTP port for /health/… and /state; none without it.")
     pod_template: Path | None = Field(None, description="YAML of the pods' template (kubernetes).")
-    api_server: str = Field("https://kubernetes.default.svc", description="Address of Kubernetes.")
+    api_server: Urls = Field("https://kubernetes.default.svc", description="Address of Kubernetes.")
     account: Path = Field(
         Path("/var/run/secrets/kubernetes.io/serviceaccount"),
         description="Folder with `token`, `ca.crt` and `namespace`.",

@@ -1,11 +1,15 @@
 """Settings of one worker, read once from the environment (prefix `TRAINWRIGHT_WORKER_`). No I/O."""
 
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import Field, field_validator
 from pydantic_settings import SettingsConfigDict
 
 from trainwright.runtime.environment import EnvironmentSettings
+from trainwright.runtime.kinds import Patience, Seconds, Size
+
+Index = Annotated[int, Field(ge=0, le=1023)]
 
 
 class WorkerSettings(EnvironmentSettings):
@@ -14,9 +18,11 @@ class WorkerSettings(EnvironmentSettings):
     model_config = SettingsConfigDict(env_prefix="TRAINWRIGHT_WORKER_", frozen=True, extra="ignore")
 
     home: Path = Field(Path(".trainwright/workers/1"), description="The worker's own folder.")
-    cpus: float | None = Field(None, gt=0, description="CPU cores offered; all of this machine when left out.")
-    memory: int | None = Field(None, gt=0, description="Bytes offered; all of this machine when left out.")
-    gpus: list[int] | None = Field(None, description="Indices of the GPUs offered; all when left out.")
+    cpus: float | None = Field(
+        None, gt=0, le=4096, description="CPU cores offered; all of this machine when left out."
+    )
+    memory: Size | None = Field(None, description="Bytes offered; all of this machine when left out.")
+    gpus: list[Index] | None = Field(None, description="Indices of the GPUs offered; all when left out.")
     labels: dict[str, str] = Field({}, description="For people and placement.")
     address: str = Field(
         "", description="Name or address by which other workers reach it; its host's name if empty."
@@ -30,16 +36,15 @@ class WorkerSettings(EnvironmentSettings):
         None, ge=0, le=65535, description="HTTP port for /metrics and /health/…; none when left out, or 0."
     )
     data_roots: list[Path] = Field([], description="Folders that absolute data paths must lie in; any if empty.")
-    heartbeat_seconds: float = Field(2.0, gt=0, description="Between its signs of life.")
-    stop_grace_seconds: float = Field(4.0, ge=0, description="Time for runs to end when the worker is stopped.")
-    orphan_seconds: float = Field(30.0, gt=0, description="How long runs wait for an agent to come back.")
-    idle_after: float | None = Field(
+    heartbeat_seconds: Seconds = Field(2.0, description="Between its signs of life.")
+    stop_grace_seconds: Patience = Field(4.0, description="Time for runs to end when the worker is stopped.")
+    orphan_seconds: Seconds = Field(30.0, description="How long runs wait for an agent to come back.")
+    idle_after: Seconds | None = Field(
         None,
-        gt=0,
         description="Seconds that a run may do nothing with its GPUs (without any: with its CPU) before it is"
         " paused, where its document does not say; for ever if left out.",
     )
-    keep_hours: float = Field(24.0, ge=0, description="How long files of ended attempts are kept.")
+    keep_hours: float = Field(24.0, ge=0, le=87_600, description="How long files of ended attempts are kept.")
 
     @field_validator("ports")
     @classmethod

@@ -1,9 +1,12 @@
 """What is waited for is said at once, now and then, and when it comes."""
 
+import asyncio
 import logging
+import time
 
 import pytest
 
+from tests.patience import patient
 from tests.runtime_kit import COLLECTIONS, FastClock
 from trainwright.contracts.errors import StoreUnavailable
 from trainwright.runtime.waiting import becomes
@@ -52,6 +55,27 @@ async def test_a_part_that_is_there_is_not_talked_about(caplog: pytest.LogCaptur
 
     await Waits(FastClock()).reach("Kafka", is_there)
     assert caplog.records == []
+
+
+async def test_a_try_that_drops_its_cancelling_is_the_last() -> None:
+    """`asyncio.wait_for` of Python 3.11 does when what it waits for has just failed."""
+
+    tried = asyncio.Event()
+
+    async def open_it() -> None:
+        if tried.is_set():
+            await asyncio.Event().wait()
+        tried.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            raise StoreUnavailable("no") from None
+
+    reaching = asyncio.create_task(Waits(FastClock()).reach("Kafka", open_it))
+    await tried.wait()
+    reaching.cancel()
+    await asyncio.wait([reaching], timeout=patient(1) - time.monotonic())
+    assert reaching.cancelled()
 
 
 @pytest.mark.parametrize("comes", [False, True])

@@ -4,6 +4,7 @@ An engine's packages are imported when it is chosen: a laptop needs neither Mong
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -21,11 +22,7 @@ if TYPE_CHECKING:
 
 
 def documents(settings: RuntimeSettings, name: str, collections: Sequence[Collection]) -> DocumentStore:
-    """Return the store of a service; nothing is connected yet.
-
-    Raises:
-        Unfit: The setting names no engine.
-    """
+    """Return the store of a service; nothing is connected yet."""
     return _mongo(settings, name, collections) if settings.is_mongodb else _sqlite(settings, name, collections)
 
 
@@ -63,21 +60,19 @@ def blobs(settings: RuntimeSettings) -> BlobStore:
     """Return the blob store; nothing is connected yet.
 
     Raises:
-        Unfit: The setting names no engine, or S3's address is none.
+        Unfit: S3's address is none.
     """
-    scheme, _, bucket = settings.blobs.partition(":")
+    scheme, _, where = settings.blobs.partition(":")
     if scheme != "s3":
-        return DirectoryBlobs(settings.folder(settings.blobs, "dir").absolute())
+        return DirectoryBlobs(Path(where).absolute())
     from trainwright.storage.s3 import S3Blobs, s3_client
 
-    if not bucket:
-        raise Unfit("TRAINWRIGHT_BLOBS is 's3:' without a bucket; write s3:<bucket>")
     keys = settings.s3_access_key.get_secret_value(), settings.s3_secret_key.get_secret_value()
     try:
         client = s3_client(settings.s3_url, *keys, region=settings.s3_region)
     except ValueError as error:
         raise Unfit(f"TRAINWRIGHT_S3_URL: {error}") from error
-    return S3Blobs(client, bucket)
+    return S3Blobs(client, where)
 
 
 def kafka_in_words(settings: RuntimeSettings) -> str:
@@ -111,7 +106,8 @@ def without_password(url: str) -> str:
 def _sqlite(
     settings: RuntimeSettings, name: str, collections: Sequence[Collection], schema: str = ""
 ) -> SqliteStore:
-    return SqliteStore(settings.folder(settings.store, "sqlite") / f"{name}.db", collections, schema)
+    folder = Path(settings.store.removeprefix("sqlite:"))
+    return SqliteStore(folder / f"{name}.db", collections, schema)
 
 
 def _mongo(settings: RuntimeSettings, name: str, collections: Sequence[Collection]) -> "MongoStore":

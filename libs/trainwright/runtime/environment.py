@@ -4,7 +4,13 @@ import os
 from typing import Any
 
 from pydantic import ValidationError
-from pydantic_settings import BaseSettings, DotEnvSettingsSource, PydanticBaseSettingsSource, SettingsError
+from pydantic_settings import (
+    BaseSettings,
+    DotEnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
 
 from trainwright.runtime.secret_files import secret_files
 
@@ -19,10 +25,13 @@ def _why(error: ValueError, prefix: str) -> str:
     if not isinstance(error, ValidationError):
         return f"{error}; it wants JSON" if isinstance(error, SettingsError) else str(error)
     problems = []
-    for one in error.errors(include_url=False, include_input=False):
+    for one in error.errors(include_url=False):
         name, *inner = map(str, one["loc"]) if one["loc"] else ("",)
-        where = ".".join([f"{prefix}{name}".upper() if name else f"{prefix}…", *inner])
-        problems.append(f"{where}: {one['msg'].removeprefix('Value error, ')}")
+        variable = name if name.isupper() else f"{prefix}{name}".upper() if name else f"{prefix}…"
+        where = ".".join([variable, *inner])
+        # What a validator of ours refuses is in its message, unless it is a secret.
+        value = "" if one["type"] in ("missing", "value_error") else f" is {str(one['input'])[:60]!r}"
+        problems.append(f"{where}{value}: {one['msg'].removeprefix('Value error, ')}")
     return "; ".join(problems)
 
 
@@ -33,6 +42,8 @@ class EnvironmentSettings(BaseSettings):
     Raises:
         Unfit: One of them cannot be used.
     """
+
+    model_config = SettingsConfigDict(allow_inf_nan=False)
 
     def __init__(self, **given: Any) -> None:
         try:

@@ -75,7 +75,8 @@ async def run(builders: Sequence[Builder], settings: RuntimeSettings, *, listeni
         for service in services:
             await service.store.close()
         await asyncio.to_thread(TRACING.stop, LAST_SPANS)
-    _raise_first([*tasks, serving])
+    if (error := _first_error([*tasks, serving])) is not None:
+        raise error
 
 
 def _keep_for_good() -> None:
@@ -108,10 +109,11 @@ async def _wind_down(tasks: Sequence[asyncio.Task[None]], serving: asyncio.Task[
     if late:
         # A client that cannot stop must not keep the process: what is committed is in the stores.
         logger.warning("%d parts did not stop in %.0f s", len(late), STOP_TIMEOUT)
-        os._exit(0)
+        if (error := _first_error([*tasks, serving])) is not None:
+            logger.error("%s", error)
+        os._exit(0 if error is None else 1)
 
 
-def _raise_first(tasks: Sequence[asyncio.Task[None]]) -> None:
-    for task in tasks:
-        if task.done() and not task.cancelled() and (error := task.exception()) is not None:
-            raise error
+def _first_error(tasks: Sequence[asyncio.Task[None]]) -> BaseException | None:
+    ended = [task for task in tasks if task.done() and not task.cancelled()]
+    return next(filter(None, (task.exception() for task in ended)), None)

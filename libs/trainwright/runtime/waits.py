@@ -1,5 +1,6 @@
 """What a process waits for before it can work, said now and then: on stderr, and by `/health/ready`."""
 
+import asyncio
 import logging
 import math
 from collections.abc import Callable, Coroutine
@@ -31,6 +32,8 @@ class Waits:
             try:
                 await try_it()
             except (*UNREACHABLE, StoreUnavailable) as error:
+                if (task := asyncio.current_task()) is not None and task.cancelling():
+                    raise asyncio.CancelledError from error  # `wait_for` may drop it for what it waited for
                 self.note(part, error)
                 await backoff.wait()
             else:

@@ -1,6 +1,10 @@
 """Rendering while something is away or broken: the store, the blobs, a bundle, the process that draws."""
 
 import asyncio
+import json
+import os
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -131,3 +135,18 @@ async def test_an_answer_that_nobody_waits_for_any_more_is_not_taken_for_the_nex
     with pytest.raises(CannotDraw, match=r"/two/job\.json"):
         await artist.draw(tmp_path / "two")
     await artist.stop(kill=True)
+
+
+def test_the_process_that_draws_ends_without_a_word_when_its_reader_is_gone(tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-m", "services.result.report"],
+        input=f"{json.dumps(str(tmp_path))}\n",
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=240,
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -1,5 +1,6 @@
 """Draw reports: one folder a line on stdin, one answer a line on stdout, until stdin ends."""
 
+import contextlib
 import json
 import os
 import signal
@@ -35,9 +36,10 @@ def main() -> None:
             answer: dict[str, str] = {}
         except Exception as error:
             answer = {"error": f"{type(error).__name__}: {error}"}
-        sys.stdout.write(f"{json.dumps(answer)}\n")
-        sys.stdout.flush()
+        # Not `sys.stdout`, which would be flushed once more at the end, with nobody there.
+        os.write(sys.stdout.fileno(), f"{json.dumps(answer)}\n".encode())
 
 
 if __name__ == "__main__":
-    main()
+    with contextlib.suppress(BrokenPipeError):  # the service was killed while this drew
+        main()

@@ -1,5 +1,6 @@
 """Couriers in this process: their store is away or locked, or one of them stands where it cannot go on from."""
 
+import asyncio
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,7 +13,7 @@ from services.gateway.settings import GatewaySettings
 from services.gateway.store import KEYS
 from services.gateway.stream.feed import Feed
 from services.gateway.webhooks import store as kept
-from services.gateway.webhooks.courier import Parts
+from services.gateway.webhooks.courier import Courier, Parts
 from services.gateway.webhooks.couriers import Couriers
 from services.gateway.webhooks.guard import networks
 from services.gateway.webhooks.sender import Sender
@@ -37,7 +38,8 @@ class Desk:
         self.store = SqliteStore(path, (KEYS, *kept.COLLECTIONS))
         self.feed = Feed(kafka, self.clock)
         sender = Sender(networks("127.0.0.0/8"), 5, self.clock)
-        self.couriers = Couriers(Parts(self.store, self.feed, sender, GatewaySettings(), self.clock))
+        self.parts = Parts(self.store, self.feed, sender, GatewaySettings(), self.clock)
+        self.couriers = Couriers(self.parts)
 
     async def register(self, receiver: Receiver, webhook_id: str, subject: str, **cursor: Any) -> kept.Webhook:
         """Keep a webhook for one task's events, and where it stands."""
@@ -139,3 +141,18 @@ async def test_one_that_stands_nowhere_harms_no_other_and_goes_on_when_it_is_tol
         await desk.save(lost.model_copy(update={"version": 2}), start=before)  # as a replay does
         await eventually(lambda: receiver.taken, within=30, what="the event")
     assert receiver.versions() == other.versions() == [(event.subject, 1)]
+
+
+async def test_one_whose_webhook_was_changed_elsewhere_notes_nothing_and_ends(desk: Desk, bus: Bus) -> None:
+    """Another gateway did, a moment ago: what this one has just told, the next courier tells again."""
+    async with receiving() as receiver:
+        event = task_event(0xC3, 1)
+        webhook = await desk.register(receiver, "webhook-old", event.subject)
+        await desk.save(webhook.model_copy(update={"version": 2}), start=webhook.created_at)
+        courier = asyncio.create_task(Courier(webhook, desk.parts).run())
+        await bus.say(event)
+        await eventually(courier.done, within=30, what="its end")
+        await let_go(desk.feed)
+    courier.result()
+    assert receiver.versions() == [(event.subject, 1)]
+    assert await desk.deliveries(webhook) == []

@@ -141,6 +141,12 @@ def test_a_key_that_no_header_can_carry_is_named_by_its_source(key: str) -> None
         Client("http://127.0.0.1:9", key)
 
 
+def test_a_file_that_is_no_key_is_named(tmp_path: Path) -> None:
+    (make_home(tmp_path / "home") / "api-key").write_bytes(b"\xff\xfe")
+    with pytest.raises(Unauthorised, match=r"the key from .*/home/api-key has characters that no key has"):
+        Client(home=tmp_path / "home")
+
+
 def test_a_home_on_which_nothing_runs_is_named(tmp_path: Path) -> None:
     source = find_connection(home=tmp_path, environ={}).url_source
     assert source == f"the default address, as nothing runs on the home {tmp_path}"

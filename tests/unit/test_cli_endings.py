@@ -133,13 +133,38 @@ def test_a_reader_that_has_gone_ends_a_command_without_a_word() -> None:
     assert (done.returncode, done.stderr) == (1, "")
 
 
-def test_an_option_without_its_value_is_wrong_usage(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["task", "list", "--url"], 2, "--url needs a value"),
+        (["task", "set", TASK], 2, "name what is to be different: --priority, --name, --label or --after"),
+        (
+            ["task", "resources", TASK],
+            2,
+            "name what is to be different: --gpu, --cpu, --memory, --gpu-memory or --workers",
+        ),
+        (["task", "list", "--label", "a=\udcff"], 1, "'\\udcff' in what was given is no UTF-8"),
+        (
+            ["task", "list", "--url", "here", "--key", "k"],
+            1,
+            "'here' (from the --url given) is no address like http://host:port; name another address with --url",
+        ),
+    ],
+    ids=lambda value: "-".join(value[:2]) if isinstance(value, list) else "",
+)
+def test_what_was_given_cannot_be_used(
+    url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    code: int,
+    said: str,
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["trainwright", "task", "list", "--url"])
+    monkeypatch.setattr("trainwright.cli.session._given", {})
+    monkeypatch.setattr(sys, "argv", ["trainwright", *words])
     with pytest.raises(SystemExit) as ended:
         main()
-    assert (ended.value.code, capsys.readouterr().err) == (2, "trainwright: --url needs a value\n")
+    assert (ended.value.code, capsys.readouterr().err) == (code, f"trainwright: {said}\n")
 
 
 def test_a_reservation_for_nobody_is_wrong_usage() -> None:

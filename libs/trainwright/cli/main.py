@@ -95,6 +95,8 @@ def _sentence(error: Exception) -> str:
 
     if isinstance(error, TrainwrightError):
         return advice(error)
+    if isinstance(error, UnicodeEncodeError):  # a path may have such bytes, what is sent cannot
+        return f"{error.object[error.start : error.end]!r} in what was given is no UTF-8"
     name = type(error).__name__
     return f"unexpected {name}: {error} (set TRAINWRIGHT_TRACE=1 and run it again to see where)"
 

@@ -57,6 +57,8 @@ def advice(error: "TrainwrightError") -> str:
     from trainwright.client.errors import describe
 
     text = describe(error)
+    if isinstance(error, Unreachable) and "--url" in _given:
+        return f"{text}; name another address with --url"
     if isinstance(error, Unreachable):
         return f"{text}; start it with `{again('up')}`, or name another address with --url"
     if isinstance(error, Unauthorised):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from trainwright.cli import story
-from trainwright.cli.console import COMPLETED, FAILED, INTERRUPTED, ago, fact, json_line, table
+from trainwright.cli.console import COMPLETED, FAILED, INTERRUPTED, USAGE, ago, fact, json_line, stop, table
 from trainwright.cli.outcome import standing
 from trainwright.cli.session import again, connect
 
@@ -167,6 +167,8 @@ def set_fields(
     from trainwright.cli.values import values_of
 
     wishes: dict[str, Any] = {"priority": priority, "name": name, "depends_on": after}
+    if label is priority is name is after is None:
+        stop("name what is to be different: --priority, --name, --label or --after", USAGE)
     with connect() as client:
         if label:
             news = {one: None if text is None else str(text) for one, text in values_of(label).items()}
@@ -227,8 +229,10 @@ def resources(
 ) -> None:
     """Change what a task asks for, while it waits or is paused."""
     wishes = {"gpu": gpu, "cpu": cpu, "memory": memory, "gpu_memory": gpu_memory, "workers": workers}
+    named = {name: value for name, value in wishes.items() if value is not None}
+    if not named:
+        stop("name what is to be different: --gpu, --cpu, --memory, --gpu-memory or --workers", USAGE)
     with connect() as client:
-        named = {name: value for name, value in wishes.items() if value is not None}
         _tell(client.set_resources(task_id, reason=reason, **named), as_json)
 
 

@@ -88,6 +88,6 @@ def _key_file(home: Path | None) -> str | None:
     if home is None:
         return None
     try:
-        return (home / "api-key").read_text().strip() or None
+        return (home / "api-key").read_text(encoding="utf-8", errors="replace").strip() or None
     except OSError:
         return None

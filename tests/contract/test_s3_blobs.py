@@ -6,6 +6,7 @@ import secrets
 import subprocess
 import sys
 import textwrap
+from datetime import timedelta
 from pathlib import Path
 from typing import BinaryIO
 from uuid import uuid4
@@ -21,6 +22,7 @@ from trainwright.embedded.archive import free_ports
 from trainwright.runtime import engines
 from trainwright.runtime.environment import Unfit
 from trainwright.runtime.settings import RuntimeSettings
+from trainwright.storage import s3
 from trainwright.storage.s3 import S3Blobs, s3_client
 
 
@@ -60,6 +62,22 @@ async def test_a_missing_bucket_is_made_before_the_first_use(client: Minio) -> N
     assert await other.read_bytes(stored[0].sha256) == b"x"
 
 
+async def test_what_a_killed_first_check_left_is_taken_away_and_no_other_ones(
+    client: Minio, blobs: S3Blobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = f"{s3.PROBES}{sha256(b'left')}"
+    client.put_object(blobs._bucket, left, io.BytesIO(b"left"), 4)
+
+    def probes() -> list[str | None]:
+        return [each.object_name for each in client.list_objects(blobs._bucket, recursive=True)]
+
+    await blobs.check()
+    assert probes() == [left], "another process may be about to read it"
+    monkeypatch.setattr(s3, "PROBE_LEFT", timedelta(0))
+    await blobs.check()
+    assert probes() == []
+
+
 async def test_wrong_credentials_and_nobody_there_are_told(minio: MinioServer) -> None:
     with pytest.raises(StoreUnavailable, match=r"SignatureDoesNotMatch|Forbidden|AccessDenied"):
         await S3Blobs(s3_client(minio.endpoint, minio.access_key, "wrong-secret"), "any").write_bytes(b"x")
@@ -70,8 +88,10 @@ async def test_wrong_credentials_and_nobody_there_are_told(minio: MinioServer) -
 
 MEMORY_OF_A_LARGE_STREAM = """
     import asyncio, os, resource, sys
-    from pathlib import Path
-    from trainwright.storage.s3 import S3Blobs, s3_client
+    from datetime import timedelta
+from pathlib import Path
+    from trainwright.storage import s3
+from trainwright.storage.s3 import S3Blobs, s3_client
 
     async def stream():
         chunk = bytes(1 << 20)

@@ -94,6 +94,7 @@ def test_every_number_has_bounds() -> None:
         ("DATABASE", "a.b", "TRAINWRIGHT_DATABASE is 'a.b': String should match pattern"),
         ("BLOBS", "dir:", "TRAINWRIGHT_BLOBS: 'dir:' is neither `dir:<folder>` nor `s3:<bucket>`"),
         ("BLOBS", "s3:", "TRAINWRIGHT_BLOBS: 's3:' is not s3:<bucket>"),
+        ("S3_REGION", "eu central", "TRAINWRIGHT_S3_REGION is 'eu central': String should match pattern"),
         ("TASK_URL", "http://a:1, b:2", "TRAINWRIGHT_TASK_URL: ' b:2' is no address"),
         ("TASK_URL", "http://a:99999", "TRAINWRIGHT_TASK_URL: 'http://a:99999' is no address"),
     ],

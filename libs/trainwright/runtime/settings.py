@@ -28,7 +28,7 @@ class RuntimeSettings(EnvironmentSettings):
     s3_url: str = Field("http://127.0.0.1:9000", description="Where MinIO or another S3 answers.")
     s3_access_key: SecretStr = SecretStr("")
     s3_secret_key: SecretStr = SecretStr("")
-    s3_region: str | None = None
+    s3_region: str | None = Field(None, pattern=r"^([A-Za-z0-9]([A-Za-z0-9_-]*[A-Za-z0-9])?)?$")
     topics: Literal["embedded", "production"] = Field(
         "embedded", description="`embedded`: one partition per topic; `production`: as in the topic table."
     )

@@ -13,6 +13,7 @@ import re
 import secrets
 import tempfile
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, BinaryIO, Self, TypeVar, cast
 
@@ -38,6 +39,10 @@ PARTS_AT_ONCE = 2
 
 IN_MEMORY = 4 * CHUNK
 """Streams up to this size are put aside in memory."""
+
+PROBES = "areas/probe/blobs/"
+PROBE_LEFT = timedelta(hours=1)
+"""Age of another one's probe from which it is one that was killed before it took it away."""
 
 _FORGET_PARTS = LifecycleConfig(
     [
@@ -172,7 +177,7 @@ class S3Blobs:
         if not self._client.bucket_exists(self._bucket):
             self._make_bucket()
         content = secrets.token_bytes(16)
-        key = f"areas/probe/blobs/{hashlib.sha256(content).hexdigest()}"
+        key = f"{PROBES}{hashlib.sha256(content).hexdigest()}"
         for _ in range(2):  # writing again is no error
             self._client.put_object(self._bucket, key, io.BytesIO(content), len(content))
         response = self._client.get_object(self._bucket, key)
@@ -181,9 +186,14 @@ class S3Blobs:
         finally:
             response.close()
             response.release_conn()
-        listed = [each.object_name for each in self._client.list_objects(self._bucket, prefix=key)]
+        listed = {
+            each.object_name: each.last_modified for each in self._client.list_objects(self._bucket, prefix=PROBES)
+        }
+        for name, written in listed.items():
+            if key in listed and written < listed[key] - PROBE_LEFT:
+                self._client.remove_object(self._bucket, name)
         self._client.remove_object(self._bucket, key)
-        if found != content or listed != [key]:
+        if found != content or key not in listed:
             raise StoreUnavailable(
                 f"the bucket {self._bucket} cannot be used: what was just written is not read or listed as it was"
             )

@@ -1,5 +1,6 @@
 """Fixtures every test may use; each lives in a plugin of its own."""
 
+import os
 import signal
 
 import pytest
@@ -16,3 +17,10 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 def pytest_report_header(config: pytest.Config) -> str:
     return f"contracts: compared with {newest_tag(config.rootpath) or 'the golden examples: no tag is in reach'}"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if "COVERAGE_PROCESS_CONFIG" in os.environ:
+        for item in items:
+            if item.get_closest_marker("unmeasured"):
+                item.add_marker(pytest.mark.skip(reason="coverage makes processes larger"))

@@ -259,6 +259,7 @@ def test_a_child_does_not_outlive_a_killed_shim(attempt: Attempt) -> None:
     assert not (attempt.directory / "exit.json").exists()
 
 
+@pytest.mark.unmeasured
 @pytest.mark.skipif(not LINUX, reason="reads /proc")
 def test_the_shim_stays_small_and_idle(attempt: Attempt) -> None:
     attempt.start("import os, time; open('child','w').write(str(os.getpid())); time.sleep(600)")

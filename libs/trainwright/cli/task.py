@@ -167,7 +167,7 @@ def set_fields(
     from trainwright.cli.values import values_of
 
     wishes: dict[str, Any] = {"priority": priority, "name": name, "depends_on": after}
-    if label is priority is name is after is None:
+    if not label and all(wish is None for wish in wishes.values()):
         stop("name what is to be different: --priority, --name, --label or --after", USAGE)
     with connect() as client:
         if label:

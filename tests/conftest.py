@@ -4,6 +4,7 @@ import os
 import signal
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.contract.released import newest_tag
 
@@ -14,6 +15,10 @@ pytest_plugins = ["tests.kafka_fixture", "tests.mongo_server", "tests.minio_serv
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
+# On a busy machine an example, or the making of the first ones, may take any time.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
+
 
 def pytest_report_header(config: pytest.Config) -> str:
     return f"contracts: compared with {newest_tag(config.rootpath) or 'the golden examples: no tag is in reach'}"
@@ -23,4 +28,4 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if "COVERAGE_PROCESS_CONFIG" in os.environ:
         for item in items:
             if item.get_closest_marker("unmeasured"):
-                item.add_marker(pytest.mark.skip(reason="coverage makes processes larger"))
+                item.add_marker(pytest.mark.skip(reason="coverage changes what it tests"))

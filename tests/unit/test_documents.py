@@ -44,13 +44,11 @@ DOCUMENTS = st.dictionaries(TEXTS, VALUES, max_size=5)
 
 
 @given(DOCUMENTS, st.sampled_from(["yaml", "json"]))
-@settings(deadline=None)
 def test_what_is_written_reads_as_the_same(document: dict[str, Any], format: str) -> None:
     assert same(read(written(document, format), format), document)
 
 
 @given(VALUES, VALUES)
-@settings(deadline=None)
 def test_a_document_with_its_differences_is_the_other_one(one: Any, other: Any) -> None:
     changes = differences(one, other)
     assert same(applied(one, changes), other)
@@ -59,7 +57,7 @@ def test_a_document_with_its_differences_is_the_other_one(one: Any, other: Any) 
 
 
 @given(DOCUMENTS, DOCUMENTS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_an_edited_text_reads_as_what_was_asked_for(one: dict[str, Any], other: dict[str, Any]) -> None:
     text = f"# kept\n{written(one, 'yaml')}"
     assert same(read(edited(text, "yaml", other), "yaml"), other)
@@ -67,7 +65,6 @@ def test_an_edited_text_reads_as_what_was_asked_for(one: dict[str, Any], other: 
 
 
 @given(DOCUMENTS, DOCUMENTS)
-@settings(deadline=None)
 def test_merge_patches_are_what_rfc_7396_says(document: dict[str, Any], patch: dict[str, Any]) -> None:
     once = merged(document, patch)
     assert same(merged(once, patch), once), "a second time changes nothing"
@@ -80,7 +77,6 @@ def test_merge_patches_are_what_rfc_7396_says(document: dict[str, Any], patch: d
 
 
 @given(DOCUMENTS)
-@settings(deadline=None)
 def test_the_hash_is_the_contents_whatever_the_order(document: dict[str, Any]) -> None:
     assert content_hash(dict(reversed(document.items()))) == content_hash(document)
     assert content_hash({**document, "more": 1}) != content_hash({**document, "more": 1.0})
@@ -110,7 +106,7 @@ def test_comments_stay_where_the_key_does() -> None:
 
 
 @given(DOCUMENTS, st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_values_are_written_over_where_they_stand(document: dict[str, Any], data: st.DataObject) -> None:
     text = f"# kept\n{written({'a': 1, **document, 'b': {'c': [2, 'x']}}, 'yaml')}"
     new = read(text, "yaml")

@@ -202,7 +202,7 @@ TASKS = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(TASKS, st.sets(st.integers(0, 60), max_size=5))
 def test_never_too_many_never_a_busy_one_and_all_that_fits_is_run_and_given_back(
     tasks: list[tuple[int, Size, int]], kills: set[int]
@@ -217,7 +217,7 @@ def test_never_too_many_never_a_busy_one_and_all_that_fits_is_run_and_given_back
     assert site.machines == {}, "nothing is left"
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(1, 6))
 def test_an_even_load_is_served_without_flapping(seconds: int) -> None:
     site = Site()

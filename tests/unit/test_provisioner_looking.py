@@ -254,7 +254,7 @@ def test_a_template_that_is_no_yaml_is_said(tmp_path: Path, content: bytes) -> N
     ("env", "said"),
     [
         ({"PROVISIONER_CLASSES": "nonsense"}, 'value for field "classes"'),
-        ({"PROVISIONER_EVERY": "-1"}, "PROVISIONER_EVERY: Input should be greater than 0"),
+        ({"PROVISIONER_EVERY": "-1"}, "PROVISIONER_EVERY is '-1': Input should be greater than 0"),
         (
             {"PROVISIONER_CLASSES": '[{"name": "a", "cpu": 1, "memory": "1Gi", "min": 3}]'},
             "PROVISIONER_CLASSES.0: min of class 'a' is 3, more than its max of 1",

@@ -4,7 +4,7 @@ import math
 from datetime import UTC, datetime
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.scheduler.domain.gangs import Ending, breaks_up, conclusion, lost
@@ -147,7 +147,7 @@ def test_places_stay_taken_until_the_last_member_is_over_also_when_rank_0_is_los
 CLUSTER = [a_host(f"w{number}", cpus=4, memory=8, gpus=2) for number in range(4)]
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=30)
 @given(
     st.lists(
         st.tuples(

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.scheduler.handlers import Handlers
@@ -299,7 +299,7 @@ async def play(order: list[int], wishes: list[str], ends: list[Outcome], restart
             await world.close()
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25)
 @given(
     order=st.lists(st.integers(0, 11), max_size=40),
     wishes=st.lists(st.sampled_from(["pause", "resume", "pause", "resume", "cancel"]), max_size=5),

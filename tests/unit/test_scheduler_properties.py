@@ -4,7 +4,7 @@ import math
 from dataclasses import replace
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.scheduler.domain.pool import Needs
@@ -50,7 +50,7 @@ CLUSTER = [
 ]
 QUOTAS = {"a": Quota(cpu_percent=60, gpu_memory_mb=4 * 8192, max_workers=3, weight=2)}
 
-many = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+many = settings(max_examples=30)
 
 
 @many

@@ -162,6 +162,7 @@ def test_a_killed_script_loses_at_most_the_last_moments(tmp_path: Path) -> None:
     assert len(found) >= last - 8192
 
 
+@pytest.mark.unmeasured
 def test_sigterm_ends_a_script_like_an_exit_with_everything_written(tmp_path: Path) -> None:
     script = """
         import time, trainwright
@@ -321,6 +322,7 @@ def test_several_threads_may_report_and_every_number_is_given_once(tmp_path: Pat
     assert [record.step for record in found if "a" in record.values] == list(range(2000))
 
 
+@pytest.mark.unmeasured
 def test_reporting_costs_microseconds(tmp_path: Path) -> None:
     """The figures that users are promised; the best of three, because other work may share the machine."""
     bench = Path(__file__).parents[1] / "bench" / "bench_run_log.py"

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.forecast_kit import Watched, configured, trained
@@ -242,7 +242,6 @@ def test_a_value_that_a_repair_changed_since_is_not_put_back() -> None:
     st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 9), st.integers(0, 5)), max_size=12),
     st.integers(0, 60),
 )
-@settings(deadline=None)
 def test_a_run_that_goes_on_from_anywhere_has_the_values_of_the_one_that_went_on(
     asked: list[tuple[str, int, int]], resume_step: int
 ) -> None:

@@ -266,6 +266,7 @@ def test_a_save_that_comes_during_another_waits_for_it_and_both_are_right(tmp_pa
     assert len(saved(tmp_path)) == 3
 
 
+@pytest.mark.unmeasured
 def test_a_run_that_is_ended_while_it_saves_finishes_the_save(tmp_path: Path) -> None:
     done = run(
         """
@@ -289,6 +290,7 @@ def test_what_a_killed_process_left_half_written_is_removed(tmp_path: Path) -> N
     assert [path.name for path in (tmp_path / layout.CHECKPOINTS).iterdir()] == ["step-0000000002"]
 
 
+@pytest.mark.unmeasured
 def test_a_disk_that_refuses_is_a_warning_and_the_training_goes_on(tmp_path: Path) -> None:
     done = run(
         """

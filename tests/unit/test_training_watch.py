@@ -15,7 +15,7 @@ from trainwright.training.spool import Record
 from trainwright.training.watch import BUSY_TIMES, EDGE_TIMES, Health, Trouble
 
 NAN, INF = math.nan, math.inf
-MANY = settings(max_examples=30, deadline=None)
+MANY = settings(max_examples=30)
 SEEDS = st.integers(0, 2**32 - 1)
 
 

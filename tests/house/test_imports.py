@@ -59,6 +59,7 @@ def test_the_control_plane_starts_without_what_only_training_and_reports_need() 
     assert loaded_by("services.app") & CONTROL_PLANE_HEAVY == set()
 
 
+@pytest.mark.unmeasured
 def test_importing_trainwright_costs_nothing() -> None:
     """A user's script pays only for what it uses: the root loads nothing but a little of the standard library."""
     loaded = loaded_by("trainwright") - set(sys.stdlib_module_names)

@@ -196,7 +196,7 @@ def test_a_second_request_may_hurry_a_run_but_never_gives_it_time(attempt: Attem
     time.sleep(0.3)
     attempt.stop(deadline=60, kind="pause")
     assert attempt.ending()["stop"]["kind"] == "pause"
-    assert 0.9 < time.monotonic() - began < 5
+    assert 0.9 < time.monotonic() - began < 30
 
 
 def test_a_run_that_ignores_sigterm_is_killed_after_its_time(attempt: Attempt) -> None:
@@ -206,7 +206,7 @@ def test_a_run_that_ignores_sigterm_is_killed_after_its_time(attempt: Attempt) -
     attempt.stop(deadline=0.2)
     started = time.monotonic()
     assert attempt.ending()["signal"] == "SIGKILL"
-    assert 0.6 < time.monotonic() - started < 5
+    assert 0.6 < time.monotonic() - started < 30
 
 
 def test_a_run_whose_agent_is_gone_goes_on_for_its_time_and_then_ends(attempt: Attempt) -> None:

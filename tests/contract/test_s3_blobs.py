@@ -88,10 +88,8 @@ async def test_wrong_credentials_and_nobody_there_are_told(minio: MinioServer) -
 
 MEMORY_OF_A_LARGE_STREAM = """
     import asyncio, os, resource, sys
-    from datetime import timedelta
-from pathlib import Path
-    from trainwright.storage import s3
-from trainwright.storage.s3 import S3Blobs, s3_client
+    from pathlib import Path
+    from trainwright.storage.s3 import S3Blobs, s3_client
 
     async def stream():
         chunk = bytes(1 << 20)

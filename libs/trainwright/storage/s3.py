@@ -192,9 +192,11 @@ class S3Blobs:
             raise StoreUnavailable(
                 f"the bucket {self._bucket} cannot be used: what was just written is not read or listed as it was"
             )
-        # In a list of its own: MinIO may answer this one from another's, which began before ours was written.
+        # In a list of its own: MinIO may answer this one from another's, which began before ours was written. What
+        # is just being taken away has no time there.
+        now = listed[0].last_modified
         for each in self._client.list_objects(self._bucket, prefix=PROBES):
-            if each.last_modified < listed[0].last_modified - PROBE_LEFT:
+            if now and each.last_modified and each.last_modified < now - PROBE_LEFT:
                 self._client.remove_object(self._bucket, each.object_name)
 
     def _make_bucket(self) -> None:

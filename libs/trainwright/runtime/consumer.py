@@ -1,12 +1,14 @@
 """The consumer loop: poll, apply in short transactions, commit exact offsets. One consumer per service and topic.
 
 Raw aiokafka under our own life cycle (docs/decisions/0001): every path ends in a commit of exactly what was
-applied, or in a pause and a seek back. A client that is stuck or cut off is thrown away and built anew.
+applied, a moment later, or in a pause and a seek back. Who dies in that moment reads some records again, which are
+no news. A client that is stuck or cut off is thrown away and built anew.
 """
 
 import asyncio
 import logging
 from collections.abc import Coroutine, Mapping, Sequence
+from contextlib import suppress
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
@@ -35,6 +37,8 @@ GATHER = 0.05
 send a thousand a second, and each poll costs a transaction and a commit of its offset. And seconds that records of
 a topic wait which a service follows at leisure: so whoever must answer them has the loop and the disk first.
 """
+COMMIT_EVERY = 0.1
+"""Seconds between commits of offsets, at least: each is a write at the broker, and was every fourth request to it."""
 BUDGET = 5.0
 """Seconds that one poll may take once records fail; what is left then is read again by the next poll."""
 AWAY_AFTER = 5.0
@@ -66,6 +70,8 @@ class ConsumerLoop:
         self._consumer: AIOKafkaConsumer | None = None
         self._log: str | None = None
         self._applying = 0
+        self._applied: dict[TopicPartition, int] = {}
+        """Offsets up to which all is applied, not committed yet."""
         self._careful = False
         self.connected = False
         self.store_ok = True
@@ -107,7 +113,8 @@ class ConsumerLoop:
 
     async def _consume(self, consumer: AIOKafkaConsumer, backoff: Backoff) -> None:
         answers, assigned = Answers(consumer, self._clock), self._clock.monotonic()
-        compared = self._clock.monotonic()
+        compared = committed = self._clock.monotonic()
+        self._applied = {}
         while True:
             if self._clock.monotonic() - compared > self._compare_every:
                 await self._compare_log(consumer)
@@ -128,15 +135,17 @@ class ConsumerLoop:
                 crash.point("consumer.polled")
                 if self._at_leisure and len(records) < POLL_RECORDS:
                     await self._clock.sleep(GATHER)
-                applied = await self._apply(records)
+                self._note(consumer, polled, await self._apply(records))
                 crash.point("consumer.applied")
                 self._applying = 0
-                await self._commit(consumer, polled, applied)
-                crash.point("consumer.committed")
                 answers.note()
                 backoff.reset()
-                if self._inbound.topic is PULSE:
-                    await self._clock.sleep(GATHER)
+            if self._applied and (not polled or self._clock.monotonic() - committed > COMMIT_EVERY):
+                await self._commit(consumer)
+                crash.point("consumer.committed")
+                committed = self._clock.monotonic()
+            if polled and self._inbound.topic is PULSE:
+                await self._clock.sleep(GATHER)
 
     async def _compare_log(self, consumer: AIOKafkaConsumer) -> None:
         """Read a topic that was deleted and made anew from its beginning.
@@ -146,6 +155,7 @@ class ConsumerLoop:
         found = (await self._kafka.topic_ids()).get(self.topic)
         if found and self._log and found != self._log and consumer.assignment():
             logger.warning("%s: the topic is another one; it is read from its beginning", self.name)
+            self._applied = {}
             await consumer.seek_to_beginning()
         self._log = found or self._log
 
@@ -163,7 +173,8 @@ class ConsumerLoop:
 
     async def _poll(self, consumer: AIOKafkaConsumer) -> Polled:
         if not self._careful:
-            polled: Polled = await consumer.getmany(timeout_ms=POLL_MS, max_records=POLL_RECORDS)
+            wait = int(1000 * COMMIT_EVERY) if self._applied else POLL_MS
+            polled: Polled = await consumer.getmany(timeout_ms=wait, max_records=POLL_RECORDS)
             return polled
         # aiokafka fails a whole poll for one header whose name is not UTF-8. Read record by record up to that one.
         for partition in consumer.assignment():
@@ -208,20 +219,23 @@ class ConsumerLoop:
                 break
         return done
 
-    async def _commit(self, consumer: AIOKafkaConsumer, polled: Polled, applied: int) -> None:
-        """Commit what was applied, seek back to what was not."""
-        offsets: dict[TopicPartition, int] = {}
-        left: dict[TopicPartition, int] = {}
+    def _note(self, consumer: AIOKafkaConsumer, polled: Polled, applied: int) -> None:
+        """Note what was applied, seek back to what was not."""
         for partition, batch in polled.items():
             done, applied = min(applied, len(batch)), max(applied - len(batch), 0)
             if done:
-                offsets[partition] = batch[done - 1].offset + 1
+                self._applied[partition] = batch[done - 1].offset + 1
             if done < len(batch):
-                left[partition] = batch[done].offset
+                with suppress(IllegalStateError):  # it moved on to another member, which reads all of it
+                    consumer.seek(partition, batch[done].offset)
+
+    async def _commit(self, consumer: AIOKafkaConsumer) -> None:
+        """Commit what was applied."""
+        own = consumer.assignment()
+        offsets, self._applied = {one: at for one, at in self._applied.items() if one in own}, {}
         try:
-            for partition, offset in left.items():
-                consumer.seek(partition, offset)
-            await _to_its_end(consumer.commit(offsets))
+            if offsets:
+                await _to_its_end(consumer.commit(offsets))
         except (CommitFailedError, IllegalStateError) as error:
             # The partitions moved on to another member, which will read these records again and ignore them.
             logger.info("%s: not committed: %r", self.name, error)

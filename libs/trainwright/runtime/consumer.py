@@ -38,7 +38,7 @@ send a thousand a second, and each poll costs a transaction and a commit of its 
 a topic wait which a service follows at leisure: so whoever must answer them has the loop and the disk first.
 """
 COMMIT_EVERY = 0.1
-"""Seconds between commits of offsets, at least: each is a write at the broker, and was every fourth request to it."""
+"""Seconds between commits of offsets, at least: each is a write at the broker."""
 BUDGET = 5.0
 """Seconds that one poll may take once records fail; what is left then is read again by the next poll."""
 AWAY_AFTER = 5.0

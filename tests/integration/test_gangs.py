@@ -144,7 +144,9 @@ async def test_a_taken_port_and_a_worker_that_falls_silent_cost_an_attempt_each(
     task_id = await desk.submitted(PLAIN, 2, start=False)
     low, high = 29400, 29499
     with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a gang of before may just have left it
         other.bind(("", low + (crc32(task_id.encode()) + 1) % (high - low + 1)))
+        other.listen()
         assert (await desk.api.post(f"/tasks/{task_id}/start")).status_code < 300
         task = await desk.until(task_id, status="running", attempt=2)
     first = task["attempts"][0]

@@ -128,6 +128,7 @@ class ConsumerLoop:
             elif self._clock.monotonic() - assigned > AWAY_AFTER:
                 self._ask_for_partitions(consumer)
                 assigned = self._clock.monotonic()
+            careful = self._careful
             polled = await self._poll(consumer)
             if polled:
                 records = [record for batch in polled.values() for record in batch]
@@ -140,7 +141,8 @@ class ConsumerLoop:
                 self._applying = 0
                 answers.note()
                 backoff.reset()
-            if self._applied and (not polled or self._clock.monotonic() - committed > COMMIT_EVERY):
+            # What was read record by record is committed at once: the next that cannot be read breaks the client.
+            if self._applied and (careful or not polled or self._clock.monotonic() - committed > COMMIT_EVERY):
                 await self._commit(consumer)
                 crash.point("consumer.committed")
                 committed = self._clock.monotonic()

@@ -89,7 +89,15 @@ async def unacknowledged(kafka: Kafka) -> AsyncIterator[None]:
     """
     topic = NewTopic("two", -1, -1, {0: [2, 1]}, topic_configs(TASK, replication=3))
     async with kafka._admin() as admin, kafka.producer() as producer:
-        await admin.create_topics([topic])
+
+        async def is_made() -> bool:
+            with suppress(KafkaError, TimeoutError):  # it may ask the node that was killed, of before
+                async with kafka._admin() as anew:
+                    await anew.create_topics([topic])
+                    return True
+            return False
+
+        await eventually(is_made, within=60, what="a topic to be made", every=0.3)
 
         async def is_alone() -> bool:
             with suppress(KafkaError):  # it may ask the node that was killed

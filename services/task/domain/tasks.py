@@ -234,9 +234,11 @@ def ended(task: TaskDocument, attempt: AttemptDocument, now: datetime) -> Change
     if task.stop is StopKind.CANCEL or attempt.outcome is Outcome.CANCELLED:
         return _cancelled(task, now)
     if attempt.outcome is Outcome.PAUSED:
-        if attempt.given_back is not None and not _is_pausing(task):
+        if _is_pausing(task):
+            return _hold(task, now, "paused")
+        if attempt.given_back is not None:
             return _hold(task, now, f"paused: {attempt.given_back}", cause="idle")
-        return _hold(task, now, "paused") if _is_pausing(task) else _go_on(task, now)
+        return _go_on(task, now)
     failure = attempt.failure or Failure(failure_class=FailureClass.UNKNOWN, message="no reason was given")
     if attempt.outcome is Outcome.INTERRUPTED and failure.failure_class not in INFRASTRUCTURE:
         failure = Failure(failure_class=FailureClass.WORKER_LOST, message="the worker stopped")

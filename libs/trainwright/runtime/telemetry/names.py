@@ -263,9 +263,8 @@ EDGES = (
     _edge(_POST, "publish TaskCreated", by="task"),
     _edge(_POST, "publish TaskReady", by="task"),
     _edge("publish TaskReady", "process TaskReady", after="task", by="scheduler"),
-    _edge(
-        "process TaskReady", "place task", by="scheduler", or_after="process TaskStatusChanged"
-    ),  # it had to wait
+    # One that had to wait was told so, and has another status since.
+    _edge("process TaskReady", "place task", by="scheduler", or_after="process TaskStatusChanged"),
     _edge("place task", "publish PlacementAssigned", by="scheduler"),
     _edge("place task", "publish RunAttempt", by="scheduler"),
     _edge("publish PlacementAssigned", "process PlacementAssigned", after="scheduler", by="task"),

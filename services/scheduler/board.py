@@ -37,6 +37,9 @@ from trainwright.storage.document import In, Reader
 Document = Mapping[str, Any]
 COLLECTIONS = (WORKERS, STRATEGIES, RESERVATIONS, PAST, ENTRIES)
 
+Touched = dict[str, dict[str, None]]
+"""Names of documents, by collection, in the order in which they were touched."""
+
 
 class Seated(NamedTuple):
     """A member of a run, and where it is."""
@@ -84,7 +87,9 @@ class Board:
     """Versions of the placements that wait: what a pass decides about others is void."""
     is_loaded: bool = False
     _base: float = 0.0
-    _touched: dict[str, dict[str, None]] = field(default_factory=dict)
+    _touched: Touched = field(default_factory=dict)
+    _in_doubt: Touched = field(default_factory=dict)
+    """What was folded in a transaction that is not known to be committed."""
 
     def touch(self, collection: str, id: str) -> None:
         """Note that a document is another one now, or will be when its transaction commits."""
@@ -97,7 +102,7 @@ class Board:
     @property
     def is_behind(self) -> bool:
         """Return whether there is something to fold."""
-        return bool(self._touched) or not self.is_loaded
+        return bool(self._touched or self._in_doubt) or not self.is_loaded
 
     def has_its_place(self, task_id: str, attempt: int) -> bool:
         """Return whether an attempt is known to have its whole place; False as well while that must be read.
@@ -107,7 +112,8 @@ class Board:
         standing = self.standings.get(task_id)
         if standing is None or standing.attempt != attempt or standing.breaks_up:
             return False
-        return self.is_loaded and task_id not in self._touched.get(ENTRIES.name, ())
+        behind = (self._touched, self._in_doubt)
+        return self.is_loaded and not any(task_id in one.get(ENTRIES.name, ()) for one in behind)
 
     def heeds_stop(self, task_id: str) -> bool:
         """Return whether a running task is known to heed a request to stop; False as well while nothing is."""
@@ -118,14 +124,19 @@ class Board:
         """Return seconds of the epoch that never jump: wall time when all was read, and what has passed since."""
         return self._base + self.clock.monotonic()
 
-    async def refresh(self, reader: Reader) -> None:
-        """Fold what was touched. Only inside a transaction: nobody else may be about to commit."""
-        if not self.is_loaded:
-            self._base = self.clock.now().timestamp() - self.clock.monotonic()
-            await self._load(reader, self.now())
-        at = self.now()
-        touched, self._touched, fold = self._touched, {}, self._fold
+    async def refresh(self, reader: Reader) -> Touched:
+        """Fold what was touched. Only inside a transaction: nobody else may be about to commit.
+
+        What is returned is folded again by the next who refreshes, unless it is settled before that.
+        """
+        for name, ids in self._in_doubt.items():
+            self._touched.setdefault(name, {}).update(ids)
+        touched, self._touched, self._in_doubt, fold = self._touched, {}, self._touched, self._fold
         try:
+            if not self.is_loaded:
+                self._base = self.clock.now().timestamp() - self.clock.monotonic()
+                await self._load(reader, self.now())
+            at = self.now()
             for collection in COLLECTIONS:
                 for id in touched.get(collection.name, ()):
                     fold[collection.name](id, await reader.get(collection.name, id), at)
@@ -138,12 +149,17 @@ class Board:
             del self.state.pool.drained[worker_id]
         self.state.expire(at)
         self.state.queue.wake(at)
+        return touched
+
+    def settle(self, folded: Touched) -> None:
+        """Note that the transaction is committed in which this was folded."""
+        if self._in_doubt is folded:
+            self._in_doubt = {}
 
     async def _load(self, reader: Reader, at: float) -> None:
         self.state = State(policy=self.policy)
         self.workers, self.standings, self.names, self.past, self.versions = {}, {}, {}, {}, {}
         self.meetings = {}
-        self._touched = {}
         for found in await all_of(reader, USE):
             self.state.shares.accounts[found["strategy"]] = Account(past=found["past"], at=found["at"])
         for collection in COLLECTIONS[:-1]:

@@ -1,6 +1,6 @@
 """What the scheduler does about each fact. It folds whole documents, so that no single event is needed.
 
-Placing itself is not here (``passes.py``): these handlers only say that something changed, by waking the pass.
+Placing itself is not here (``passes.py``): these handlers only note what changed for the pass that follows.
 """
 
 from collections.abc import Callable, Sequence
@@ -73,12 +73,12 @@ QUEUED, ASSIGNED, RELEASED = PlacementState.QUEUED, PlacementState.ASSIGNED, Pla
 
 @dataclass(slots=True)
 class Handlers:
-    """The scheduler's reactions, with what they share: leases, and the bell that wakes the pass."""
+    """The scheduler's reactions, with what they share: leases, and how a pass is asked for."""
 
     leases: Leases
     settings: SchedulerSettings
-    wake: Callable[..., None]
-    """Asks for a pass; takes the collection and the name of what changed."""
+    note: Callable[[str, str], None]
+    """Asks for a pass at the end of the turn; takes the collection and the name of what changed."""
     has_its_place: Callable[[str, int], bool]
     """Returns whether a task's attempt is known to have its place; if not, the store says how it is."""
     heeds_stop: Callable[[str], bool] = lambda task_id: False
@@ -91,7 +91,7 @@ class Handlers:
         entry, completes = known or (_new_entry(task, clock), False)
         if completes:
             await note_past(tx, past_key(task), task.ran_seconds)
-            self.wake(PAST.name, past_key(task))
+            self.note(PAST.name, past_key(task))
         entry = replace(entry, traceparent=TRACE.get())
         events: list[Event] = []
         placement = entry.placement
@@ -106,7 +106,7 @@ class Handlers:
         elif placement.state is not RELEASED:
             entry, events = released(entry, f"task {task.status}", clock.now())
         await save_entry(tx, entry)
-        self.wake(ENTRIES.name, task.task_id)
+        self.note(ENTRIES.name, task.task_id)
         return events
 
     async def on_attempt_ended(self, event: AttemptEnded, *, tx: Transaction, clock: Clock) -> Sequence[Event]:
@@ -122,7 +122,7 @@ class Handlers:
         else:
             entry, news = released(entry, f"attempt {attempt.attempt} ended", clock.now())
         await save_entry(tx, entry)
-        self.wake(ENTRIES.name, attempt.task_id)
+        self.note(ENTRIES.name, attempt.task_id)
         return [*events, *news]
 
     async def on_member_ended(self, event: MemberEnded, *, tx: Transaction, clock: Clock) -> Sequence[Event]:
@@ -140,7 +140,7 @@ class Handlers:
         )
         entry, events = ended(entry, ending, clock.now())
         await save_entry(tx, entry)
-        self.wake(ENTRIES.name, member.task_id)
+        self.note(ENTRIES.name, member.task_id)
         return events
 
     async def on_worker_changed(self, event: WorkerEvent, *, tx: Transaction, clock: Clock) -> Sequence[Event]:
@@ -159,8 +159,8 @@ class Handlers:
             changed, news = _arrived(entry, worker, is_adopted, clock)
             await save_entry(tx, changed)
             events += news
-            self.wake(ENTRIES.name, ref[0])
-        self.wake(WORKERS.name, worker.worker_id)
+            self.note(ENTRIES.name, ref[0])
+        self.note(WORKERS.name, worker.worker_id)
         return events
 
     async def on_heartbeat(self, event: WorkerHeartbeat, *, tx: Transaction, clock: Clock) -> Sequence[Event]:
@@ -172,18 +172,18 @@ class Handlers:
             self.leases.heard_stranger(event)
             return []
         if event.worker_id not in self.leases.pulses:
-            self.wake(WORKERS.name, event.worker_id)
+            self.note(WORKERS.name, event.worker_id)
         for task_id in event.heeding:
             if self.heeds_stop(task_id):
                 continue
             entry = await find_entry(tx, task_id)
             if entry is not None and not entry.heeds_stop:
                 await save_entry(tx, replace(entry, heeds_stop=True))
-                self.wake(ENTRIES.name, task_id)
+                self.note(ENTRIES.name, task_id)
         self.leases.heard(event)
         if known.state == LOST and self.leases.healthy_since is not None:  # and not a word from before its loss
             await save_worker(tx, _renewed(known, known.worker, clock))
-            self.wake(WORKERS.name, event.worker_id)
+            self.note(WORKERS.name, event.worker_id)
         events: list[Event] = []
         for ref in event.running:
             if self.has_its_place(ref.task_id, ref.attempt):
@@ -195,7 +195,7 @@ class Handlers:
 
     async def on_decided(self, event: Decided, *, tx: Transaction, clock: Clock) -> Sequence[Event]:
         """Read again what an operator decided: one who stands by may have been asked, and wrote it."""
-        self.wake(_KEPT_IN[type(event)].name, event.subject)
+        self.note(_KEPT_IN[type(event)].name, event.subject)
         return []
 
     async def on_probe(self, event: SchedulerProbed, *, tx: Transaction, clock: Clock) -> Sequence[Event]:
@@ -213,7 +213,7 @@ class Handlers:
         now, settings = clock.now(), self.settings
         recent = [at for at in known.bad if (now - at).total_seconds() < settings.bad_within]
         known = replace(known, bad=(*recent, now))
-        self.wake(WORKERS.name, attempt.worker_id)
+        self.note(WORKERS.name, attempt.worker_id)
         if len(known.bad) < settings.bad_runs or known.cordon is not None:
             await save_worker(tx, known)
             return []

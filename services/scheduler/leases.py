@@ -12,6 +12,8 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from aiokafka.partitioner import DefaultPartitioner
+
 from services.scheduler.settings import SchedulerSettings
 from trainwright.contracts.pulse import WorkerHeartbeat
 from trainwright.contracts.worker import AttemptRef, WorkerDocument
@@ -150,3 +152,12 @@ class Leases:
 
 def _refs(attempts: Sequence[AttemptRef]) -> frozenset[Ref]:
     return frozenset((one.task_id, one.attempt) for one in attempts)
+
+
+def voices(partitions: int, clock: Clock) -> list[str]:
+    """Return names for the probes of one life of the scheduler: one that falls on each partition."""
+    numbers, found = list(range(partitions)), dict[int, str]()
+    while len(found) < partitions:
+        name = clock.new_id("scheduler")
+        found.setdefault(DefaultPartitioner()(name.encode(), numbers, numbers), name)
+    return list(found.values())

@@ -2,9 +2,8 @@
 
 import asyncio
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-
-from aiokafka.partitioner import DefaultPartitioner
 
 from services.scheduler.board import Board, Seated, Standing
 from services.scheduler.domain.planning import plan
@@ -78,6 +77,10 @@ class Passes:
     """Whether this process writes; of a service with a standby only one does."""
     board: Board = field(init=False)
     _bell: asyncio.Event = field(default_factory=asyncio.Event)
+    _is_due: bool = False
+    """Whether the events of this turn changed something."""
+    _is_apart: bool = False
+    """Whether passes are made in transactions of their own: one that failed must not take events along."""
     _missing: dict[tuple[Ref, str], float] = field(default_factory=dict)
     """When the first heartbeat was heard that lacked an attempt which has a place there."""
     _unsent: int | None = None
@@ -106,6 +109,25 @@ class Passes:
             self.board.touch(collection, id)
         self._bell.set()
 
+    def note(self, collection: str, id: str) -> None:
+        """Ask for a pass at the end of this turn of events: they changed the document named."""
+        self.board.touch(collection, id)
+        self._is_due = True
+
+    async def follow_up(self, tx: Transaction) -> Callable[[], None]:
+        """Run a pass in the transaction of the events that ask for it: one commit less until a worker hears."""
+        if not self._is_due:
+            return _nothing
+        self._is_due = False
+        if self._is_apart or not self.leads:
+            return self.wake
+        try:
+            return await self._pass(tx)
+        except Exception:
+            self._is_apart = True
+            self.wake()
+            raise
+
     async def place_for_ever(self) -> None:
         """Run a pass whenever somebody rang."""
         count(PLACEMENTS, by=0)
@@ -132,24 +154,35 @@ class Passes:
 
     async def place(self) -> None:
         """Give waiting tasks their places, in order, in one transaction."""
-        board, began = self.board, self.clock.monotonic()
         async with self.store.transaction() as tx:
-            await board.refresh(tx)
-            found = plan(board.state, board.now(), limit=SEATS)
-            for seat in found.seats:
-                await self._assign(seat, tx)
-            for clearing in found.clearings:
-                await self._clear(clearing, tx)
-            board.state.queue.explain(found.reasons)
-            given = {seat.task_id for seat in found.seats}
-            untold = [(name, why) for name, why in board.state.queue.untold() if name not in given]
-            for task_id, reason in untold[:TOLD]:
-                await self._tell(task_id, reason, tx)
-        self._remember(found)
-        count(PLACEMENTS, by=len(found.seats))
-        observe(PLACING_SECONDS, value=self.clock.monotonic() - began)
-        if found.more or len(untold) > TOLD:
-            self.wake()
+            committed = await self._pass(tx)
+        committed()
+        self._is_apart = False
+
+    async def _pass(self, tx: Transaction) -> Callable[[], None]:
+        """Give waiting tasks their places; return what is to be called once that is committed."""
+        board, began = self.board, self.clock.monotonic()
+        folded = await board.refresh(tx)
+        found = plan(board.state, board.now(), limit=SEATS)
+        for seat in found.seats:
+            await self._assign(seat, tx)
+        for clearing in found.clearings:
+            await self._clear(clearing, tx)
+        board.state.queue.explain(found.reasons)
+        given = {seat.task_id for seat in found.seats}
+        untold = [(name, why) for name, why in board.state.queue.untold() if name not in given]
+        for task_id, reason in untold[:TOLD]:
+            await self._tell(task_id, reason, tx)
+
+        def committed() -> None:
+            board.settle(folded)
+            self._remember(found)
+            count(PLACEMENTS, by=len(found.seats))
+            observe(PLACING_SECONDS, value=self.clock.monotonic() - began)
+            if found.more or len(untold) > TOLD:
+                self.wake()
+
+        return committed
 
     def _remember(self, found: Plan) -> None:
         state = self.board.state
@@ -171,7 +204,7 @@ class Passes:
         """Return the board as a transaction has it; who stands by reads without one, for a look only."""
         if not self.leads:
             self.board.forget()
-        await self.board.refresh(reader)
+        self.board.settle(await self.board.refresh(reader))
         return self.board
 
     async def watch(self) -> None:
@@ -217,8 +250,7 @@ class Passes:
             self.pulses.send(voice, SchedulerProbed(scheduler=voice, seq=seq, time=now))
 
     async def _assign(self, seat: Seat, tx: Transaction) -> None:
-        entry, now = await get_entry(tx, seat.task_id), self.clock.now()
-        self.board.touch(ENTRIES.name, seat.task_id)
+        entry, now = await self._open(seat.task_id, tx), self.clock.now()
         attempt = max(entry.placement.attempt, entry.task.attempt) + 1
         about = {"trainwright.subject": seat.task_id, "trainwright.attempt": str(attempt)}
         span = TRACING.begin(PLACE, "scheduler", PLACE.name, entry.traceparent, lambda: about)
@@ -230,6 +262,10 @@ class Passes:
         events = [PlacementAssigned(placement=entry.placement), *run_commands(entry)]
         await self._emit(tx, events, placed)
         span.end()
+
+    async def _open(self, task_id: str, tx: Transaction) -> Entry:
+        self.board.touch(ENTRIES.name, task_id)
+        return await get_entry(tx, task_id)
 
     def _meeting(self, entry: Entry) -> Entry:
         """Choose where the members of a gang meet; ports on one machine are everybody's there."""
@@ -244,19 +280,13 @@ class Passes:
     async def _clear(self, clearing: Clearing, tx: Transaction) -> None:
         """Ask runs to save a checkpoint and give their places up."""
         for task_id in clearing.victims:
-            entry = await get_entry(tx, task_id)
-            self.board.touch(ENTRIES.name, task_id)
-            placement = entry.placement
-            if placement.state is not PlacementState.ASSIGNED or entry.asked is not None:
+            entry = await self._open(task_id, tx)
+            if entry.placement.state is not PlacementState.ASSIGNED or entry.asked is not None:
                 continue
-            spares = (*entry.spares, clearing.task_id)[-SPARED:]
             entry = replace(
-                entry,
-                asked=StopKind.PREEMPT,
-                gives_way_to=clearing.task_id,
-                gave_way=entry.gave_way + 1,
-                spares=spares,
+                entry, asked=StopKind.PREEMPT, gives_way_to=clearing.task_id, gave_way=entry.gave_way + 1
             )
+            entry = replace(entry, spares=(*entry.spares, clearing.task_id)[-SPARED:])
             await save_entry(tx, entry)
             why = "can start now" if entry.guest_of == clearing.task_id else "has a higher priority"
             why = f"its place is needed for {clearing.task_id}, which {why}"
@@ -264,8 +294,7 @@ class Passes:
             await self._emit(tx, stops, entry, "preempt")
 
     async def _tell(self, task_id: str, reason: Reason, tx: Transaction) -> None:
-        self.board.touch(ENTRIES.name, task_id)
-        entry = await get_entry(tx, task_id)
+        entry = await self._open(task_id, tx)
         entry = entry.moved(self.clock.now(), reason=reason.words, waits_for=reason.wait)
         await save_entry(tx, replace(entry, told=reason.words))
         await self._emit(tx, [TaskQueued(placement=entry.placement)], entry)
@@ -368,10 +397,5 @@ class Passes:
         await emit(tx, events, source="scheduler", cause=cause, clock=self.clock)
 
 
-def voices(partitions: int, clock: Clock) -> list[str]:
-    """Return names for the probes of one life of the scheduler: one that falls on each partition."""
-    numbers, found = list(range(partitions)), dict[int, str]()
-    while len(found) < partitions:
-        name = clock.new_id("scheduler")
-        found.setdefault(DefaultPartitioner()(name.encode(), numbers, numbers), name)
-    return list(found.values())
+def _nothing() -> None:
+    """Do nothing: no pass was made."""

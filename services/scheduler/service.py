@@ -2,8 +2,8 @@
 
 from services.scheduler.figures import Figures
 from services.scheduler.handlers import Handlers
-from services.scheduler.leases import Leases
-from services.scheduler.passes import Passes, voices
+from services.scheduler.leases import Leases, voices
+from services.scheduler.passes import Passes
 from services.scheduler.reactions import reactions
 from services.scheduler.routes import build_router
 from services.scheduler.settings import SchedulerSettings
@@ -23,11 +23,12 @@ def build_service(runtime: Runtime) -> Service:
     pulses = PulseSender("scheduler", runtime.kafka, clock)
     passes = Passes(store, leases, settings, clock, pulses, leads=False)
     upkeep = Upkeep(passes)
-    handlers = Handlers(leases, settings, passes.wake, passes.board.has_its_place, passes.board.heeds_stop)
+    handlers = Handlers(leases, settings, passes.note, passes.board.has_its_place, passes.board.heeds_stop)
     return Service(
         name="scheduler",
         store=store,
         reactions=reactions(handlers),
+        follow_up=passes.follow_up,
         router=build_router(passes, leases),
         loops=[
             Loop("watch for lost workers", settings.watch_every, passes.watch),

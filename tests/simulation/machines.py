@@ -241,7 +241,7 @@ class SchedulerMachine(Machine):
         self.leases = Leases(self.clock, settings, ["voice"])
         self.passes = Passes(self.store, self.leases, settings, self.clock, pulses)  # type: ignore[arg-type]
         self.reactions = scheduler_reactions(
-            Handlers(self.leases, settings, self.passes.wake, self.passes.board.has_its_place)
+            Handlers(self.leases, settings, self.passes.note, self.passes.board.has_its_place)
         )
         self.tasks: dict[str, TaskDocument] = {}
         self.workers: dict[str, WorkerDocument] = {}

@@ -66,7 +66,8 @@ class SimService(Program):
         for loop in service.loops:
             leads.append(repeated(loop.run, every=loop.every, name=loop.name, clock=clock))
         inbound = [
-            Inbound(self.name, topic, handlers, store, clock) for topic, handlers in service.reactions.items()
+            Inbound(self.name, topic, handlers, store, clock, service.follow_up)
+            for topic, handlers in service.reactions.items()
         ]
         consumers: list[Job] = [consumer.ConsumerLoop(one, kafka).run for one in inbound]
         if service.exclusive:

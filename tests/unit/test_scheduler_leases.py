@@ -6,8 +6,7 @@ from typing import Any
 import pytest
 from aiokafka.partitioner import DefaultPartitioner
 
-from services.scheduler.leases import Leases
-from services.scheduler.passes import voices
+from services.scheduler.leases import Leases, voices
 from services.scheduler.settings import SchedulerSettings
 from trainwright.contracts.pulse import WorkerHeartbeat
 from trainwright.contracts.worker import WorkerDocument

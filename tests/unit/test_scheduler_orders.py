@@ -101,7 +101,7 @@ class World:
         pulses = PulseSender("scheduler", Kafka(RuntimeSettings()), self.clock)
         self.passes = Passes(self.stores["scheduler"], leases, SchedulerSettings(), self.clock, pulses)
         of_scheduler = reactions(
-            Handlers(leases, SchedulerSettings(), self.passes.wake, self.passes.board.has_its_place)
+            Handlers(leases, SchedulerSettings(), self.passes.note, self.passes.board.has_its_place)
         )
         self.reactions: dict[str, Reactions] = {"task": REACTIONS, "scheduler": of_scheduler}
         create = partial(task_service.create_task, TaskConfig(recipe="script", max_retries=1), run=True)

@@ -44,7 +44,7 @@ class Scheduler:
         pulses = PulseSender("scheduler", Kafka(RuntimeSettings()), self.clock)
         self.passes = Passes(store, self.leases, settings, self.clock, pulses)
         board = self.passes.board
-        self.handlers = Handlers(self.leases, settings, self.passes.wake, board.has_its_place, board.heeds_stop)
+        self.handlers = Handlers(self.leases, settings, self.passes.note, board.has_its_place, board.heeds_stop)
 
     async def hear(self, event: Event) -> Sequence[Any]:
         """Apply an event; return what follows."""

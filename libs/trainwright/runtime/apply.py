@@ -9,7 +9,7 @@ import base64
 import hashlib
 import logging
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import lru_cache, partial
@@ -65,6 +65,9 @@ class Newest:
 
 
 Reactions = Mapping[Topic, Mapping[type[Event], Handler]]
+FollowUp = Callable[[Transaction], Awaitable[Callable[[], None]]]
+"""What a service does about all that a turn changed, in the turn's own transaction; what it returns is called once
+that is committed. Its failure is the turn's: it must not fail again when the records are tried one by one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +79,7 @@ class Inbound:
     handlers: Mapping[type[Event], Handler]
     store: DocumentStore
     clock: Clock
+    follow_up: FollowUp | None = None
 
 
 async def apply(records: Sequence[Record], inbound: Inbound) -> None:
@@ -85,7 +89,7 @@ async def apply(records: Sequence[Record], inbound: Inbound) -> None:
         StoreUnavailable: The store cannot answer; nothing was applied.
         Exception: A record could not be applied; nothing was.
     """
-    done, wanted = _Done(), list[_Opened]()
+    done, wanted, committed = _Done(), list[_Opened](), None
     for record in records:
         if not _is_foreign(record, inbound):
             envelope, kind = _kind_of(record)
@@ -97,6 +101,10 @@ async def apply(records: Sequence[Record], inbound: Inbound) -> None:
         async with inbound.store.transaction() as tx:
             for record, kind, envelope in _not_superseded(wanted, inbound, done):
                 await _apply_one(_read(record, kind, envelope), envelope, inbound, tx, done)
+            if inbound.follow_up is not None:
+                committed = await inbound.follow_up(tx)
+    if committed is not None:
+        committed()
     done.count(inbound)
 
 

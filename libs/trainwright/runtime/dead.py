@@ -65,7 +65,8 @@ async def replay(letter: DeadLetter, service: Service) -> DeadLetter:
     if topic is None:
         raise Conflict(f"{service.name} does not read {letter.topic} any more")
     clock = SystemClock()
-    inbound = Inbound(service.name, topic, service.reactions[topic], service.store, clock)
+    handlers, store = service.reactions[topic], service.store
+    inbound = Inbound(service.name, topic, handlers, store, clock, service.follow_up)
     try:
         await apply([to_record(letter)], inbound)
     except StoreUnavailable:

@@ -33,7 +33,7 @@ class Member:
         self._relay = Relay(service.name, service.store, kafka, clock)
         self._consumers = [
             ConsumerLoop(
-                Inbound(service.name, topic, handlers, service.store, clock),
+                Inbound(service.name, topic, handlers, service.store, clock, service.follow_up),
                 kafka,
                 at_leisure=topic in service.at_leisure,
             )

@@ -8,7 +8,7 @@ from starlette.types import ASGIApp
 
 from trainwright.contracts.topics import Topic
 from trainwright.runtime import engines
-from trainwright.runtime.apply import DEAD_LETTERS, Reactions
+from trainwright.runtime.apply import DEAD_LETTERS, FollowUp, Reactions
 from trainwright.runtime.clock import Clock, SystemClock
 from trainwright.runtime.effects import EffectHandler
 from trainwright.runtime.kafka import Kafka
@@ -36,6 +36,8 @@ class Service:
     name: str
     store: DocumentStore
     reactions: Reactions = field(default_factory=dict)
+    follow_up: FollowUp | None = None
+    """What follows from a turn of events as a whole, in the same transaction."""
     at_leisure: Sequence[Topic] = ()
     """Topics that it only follows: what it does about their events may come a moment later (``consumer.py``)."""
     router: APIRouter | None = None

@@ -34,6 +34,7 @@ _JVM = (
     "-Xss512k",
     "-XX:+UseSerialGC",
     "-XX:TieredStopAtLevel=1",
+    "-XX:CompileThresholdScaling=0.1",  # a broker with little to do would run interpreted for hours: twice as slow
     "-XX:+ExitOnOutOfMemoryError",
     "-XX:-UsePerfData",
     "-Xlog:disable",  # an unusable class archive is passed over without a word

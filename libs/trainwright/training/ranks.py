@@ -53,10 +53,10 @@ class Ranks:
         return sys.modules.get("torch.distributed")
 
     def _joined(self) -> Any:
-        distributed = self._distributed
-        if self.members < 2 or distributed is None or not distributed.is_available():
+        if self.members < 2:
             return None
-        if not distributed.is_initialized():
+        distributed = self._distributed
+        if distributed is None or not distributed.is_available() or not distributed.is_initialized():
             return None
         if self._world is not distributed.group.WORLD:
             self._world, self._group = distributed.group.WORLD, self._group_in(distributed)

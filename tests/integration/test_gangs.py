@@ -31,11 +31,11 @@ HOT = (
     .replace("device =", "run.accepts(lambda wanted: 1 / (wanted['learning_rate'] - 0.5 * rank))\ndevice =")
     .replace(
         "    loss.backward()\n",
-        "    loss.backward()\n    os.path.exists(run.parameters['gate']) or time.sleep(0.3)\n",
+        "    loss.backward()\n    os.path.exists(run.parameters['gate']) or time.sleep(step > 10)\n",
     )
     .replace("import os\n", "import os, time\n")
 )
-"""It takes its time until a file is there; rank 1 refuses a rate of 0.5."""
+"""It takes its time after step 10 until a file is there; rank 1 refuses a rate of 0.5."""
 PLAIN = """
 import os, time
 import trainwright

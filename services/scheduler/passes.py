@@ -91,17 +91,10 @@ class Passes:
     """Silence of a worker that was last told to those who wait for it, by task."""
 
     def __post_init__(self) -> None:
-        self.board = Board(
-            self.clock,
-            lambda worker: not self.leads or self.leases.hears(worker),
-            Policy(
-                protected=self.settings.protected,
-                patience=self.settings.preempt_grace,
-                grace=self.settings.preempt_grace,
-                forbearance=self.settings.forbearance,
-                overdue=self.settings.overdue,
-            ),
-        )
+        settings, grace = self.settings, self.settings.preempt_grace
+        policy = Policy(protected=settings.protected, patience=grace, grace=grace)
+        policy = replace(policy, forbearance=settings.forbearance, overdue=settings.overdue)
+        self.board = Board(self.clock, lambda worker: not self.leads or self.leases.hears(worker), policy)
 
     def wake(self, collection: str | None = None, id: str = "") -> None:
         """Ask for a pass: the queue or the capacity changed, by the document named."""

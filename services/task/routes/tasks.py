@@ -85,6 +85,8 @@ def _making_routes(store: DocumentStore, blobs: BlobStore, settings: TaskSetting
         caller: Calling,
         idempotency_key: Once = None,
     ) -> TaskCreatedAnswer:
+        if (answer := await _answered(request, None, idempotency_key)) is not None:
+            return answer
         given, origin = await _stored(request) if request.config is None else (request.config, {})
         origin |= {"depends_on": request.depends_on, "on_dependency_failure": request.on_dependency_failure}
         return await _created(given, request, request.start, origin, caller, idempotency_key)
@@ -93,10 +95,19 @@ def _making_routes(store: DocumentStore, blobs: BlobStore, settings: TaskSetting
     async def rerun_task(
         task_id: TaskId, request: RerunTask, caller: Calling, idempotency_key: Once = None
     ) -> TaskCreatedAnswer:
+        if (answer := await _answered(request, task_id, idempotency_key)) is not None:
+            return answer
         task = await get_task(store, task_id)
         given = parsed(merged(task.config.model_dump(mode="json"), request.changes or {}), "changes.")
         origin = {"rerun_of": task_id, "config_id": task.config_id, "config_version": task.config_version}
         return await _created(given, request, request.start, origin, caller, idempotency_key)
+
+    async def _answered(
+        request: CreateTask | RerunTask, of_task: str | None, key: str | None
+    ) -> TaskCreatedAnswer | None:
+        """Return the answer to a request that was answered, whatever has become of what it names since."""
+        seen = await seen_request(store, key) if key else None
+        return None if seen is None or key is None else _same_answer(seen, _hash_of(request, of_task), key)
 
     async def _stored(request: CreateTask) -> tuple[TaskConfig, dict[str, Any]]:
         """Return the document of a stored configuration with the changes that are asked for."""

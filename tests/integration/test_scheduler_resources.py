@@ -150,19 +150,12 @@ async def test_what_waits_is_told_by_its_size_and_may_ask_for_something_else(
     assert "memory" in refused.stderr
 
 
-async def test_quotas_reservations_and_workers_left_out(
-    bus: Bus, api: httpx.AsyncClient, plane: ServiceProcess, tmp_path: Path
+async def _more_workers_are_told_apart_from_never(
+    api: httpx.AsyncClient, plane: ServiceProcess, tmp_path: Path
 ) -> None:
-    hand = Hand(bus, cpus=4)
-    await hand.register()
-    await shell(plane, "resource", "set-quota", "vision", "--cpu-percent", "50", "--max-workers", "1")
-    (changed,) = await bus.tape.until(StrategyChanged)
-    assert (changed.strategy.strategy, changed.strategy.max_workers, changed.strategy.version) == ("vision", 1, 1)
-    one = await submit(api, tmp_path, strategy="vision")
-    await bus.tape.until(RunAttempt)
-    two = await submit(api, tmp_path, strategy="vision")
-    await until_status(api, two, "pending", "waiting_quota")
-    assert [one["kind"] for one in (await why(api, two))["blocked_by"]] == ["quota", "task"]
+    """Ask for more than the quota of `vision` gives on one worker of four cores: one run, half of all cores."""
+    few = await shell(plane, "resource", "simulate", "--workers", "2", "--gpu-memory", "1Gi")
+    assert "1 of 2 that it asks for at once" in few
     ask = {"resource_requirements": {"cpu": 3}, "strategy": "vision"}
     later = (await api.post("/resources/simulate", json=ask)).json()
     assert (later["starts_now"], later["why"]["waits_for"]) == (False, "quota"), "more workers make it larger"
@@ -181,6 +174,22 @@ async def test_quotas_reservations_and_workers_left_out(
         return bool((await api.get("/resources/pool")).json()["waiting"] == 1)
 
     await eventually(is_gone, within=20, what="the cancelled one to leave the queue")
+
+
+async def test_quotas_reservations_and_workers_left_out(
+    bus: Bus, api: httpx.AsyncClient, plane: ServiceProcess, tmp_path: Path
+) -> None:
+    hand = Hand(bus, cpus=4)
+    await hand.register()
+    await shell(plane, "resource", "set-quota", "vision", "--cpu-percent", "50", "--max-workers", "1")
+    (changed,) = await bus.tape.until(StrategyChanged)
+    assert (changed.strategy.strategy, changed.strategy.max_workers, changed.strategy.version) == ("vision", 1, 1)
+    one = await submit(api, tmp_path, strategy="vision")
+    await bus.tape.until(RunAttempt)
+    two = await submit(api, tmp_path, strategy="vision")
+    await until_status(api, two, "pending", "waiting_quota")
+    assert [one["kind"] for one in (await why(api, two))["blocked_by"]] == ["quota", "task"]
+    await _more_workers_are_told_apart_from_never(api, plane, tmp_path)
     use = (await api.get("/resources/usage")).json()["strategies"]
     assert [(row["strategy"], row["workers"], row["waiting"]) for row in use] == [("vision", 1, 1)]
 

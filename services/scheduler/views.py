@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from services.scheduler.board import Board, host_of
 from services.scheduler.domain.planning import plan
 from services.scheduler.domain.pool import Needs, Room, free_room
-from services.scheduler.domain.queue import Waiting
+from services.scheduler.domain.queue import Waiting, never_fits
 from services.scheduler.domain.shares import Excess, Ledger, dominant
 from services.scheduler.domain.state import UNKNOWN, Run
 from services.scheduler.domain.why import why
@@ -24,7 +24,6 @@ from trainwright.contracts.pool import (
     PoolWorker,
     StrategyUse,
 )
-from trainwright.contracts.queue import WaitClass
 from trainwright.contracts.quota import Strategy
 from trainwright.contracts.resource import ResourceRequirements, ResourceUsage, Slots
 from trainwright.contracts.waiting import Part, Simulate, Simulated, Why
@@ -165,10 +164,12 @@ def demand_view(board: Board) -> DemandView:
     """Return which waiting tasks more workers could help, by shape, those first that have waited longest."""
     found, ledger = [], Ledger(board.state.shares, board.state.pool, board.now())
     for shape, group in board.state.queue.groups.items():
-        reason = group.reason
-        over_quota = reason is not None and reason.wait is WaitClass.QUOTA
-        if shape.claims or (over_quota and not _grows(ledger.excess(shape.strategy, shape.needs))):
+        reason, excess = group.reason, None
+        if never_fits(shape, board.state.pool) is None:  # asked anew: a group that was left and joined knows none
+            excess = ledger.excess(shape.strategy, shape.needs)
+        if shape.claims or (excess is not None and not _grows(excess)):
             continue
+        reason = reason if excess is None else excess.reason(shape.strategy)
         since = min(board.state.queue.waiting[task_id].queued_at for _, _, task_id in group.members)
         needs = shape.needs
         found.append(
@@ -187,9 +188,9 @@ def demand_view(board: Board) -> DemandView:
     return DemandView(waiting=len(board.state.queue.waiting), demand=found)
 
 
-def _grows(excess: Excess | None) -> bool:
+def _grows(excess: Excess) -> bool:
     """Return whether more workers make a quota large enough for a task that exceeds it by itself."""
-    return excess is not None and excess.alone and bool(excess.share)
+    return excess.alone and bool(excess.share)
 
 
 def _strategy_use(

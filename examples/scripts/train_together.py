@@ -4,6 +4,7 @@
 
 Each worker takes its part of every batch, and gradients are averaged: the losses are those of one process with the
 whole batch. Rank 0 logs and saves; all stop at the same step when the task is paused, and go on from there.
+`trainwright logs ID --rank 1` shows what one of them wrote.
 """
 
 import os

@@ -10,9 +10,11 @@ def reactions(handlers: Handlers) -> Reactions:
     return {
         topics.LOG: {
             log.LogBatch: handlers.on_log_batch,
+            log.MemberLogBatch: handlers.on_log_batch,
         },
         topics.QUEUE: {
             queue.WorkerLost: handlers.on_worker_lost,
+            queue.PlacementReleased: handlers.on_placement_released,
         },
         topics.TASK: {
             task.TaskCreated: handlers.on_task_created,

@@ -47,6 +47,9 @@ class LogQuery(Request):
         None, description="From this moment on; UTC if unsaid."
     )
     end_time: Annotated[Timestamp | None, Absent] = Field(None, description="Up to this moment, included.")
+    rank: Annotated[int | None, Absent] = Field(
+        None, ge=0, description="Of a task on several workers, only this one's; one worker alone is rank 0."
+    )
     limit: Annotated[int | None, Absent] = Field(None, ge=1, le=1000, description=f"{DEFAULT_LIMIT} by default.")
     cursor: Annotated[str | None, Absent] = Field(
         None, max_length=500, description="`next_cursor` of another page."
@@ -67,7 +70,8 @@ def build_router(store: DocumentStore, records: Records) -> APIRouter:
 
     @router.get("/tasks/{task_id}/logs", summary="A task's log records, oldest first", responses=EXAMPLES)
     async def logs(task_id: TaskId, query: Annotated[LogQuery, Query()]) -> LogPage:
-        """All attempts' records in the order of their arrival; `extra.attempt` and `extra.stream` say whose.
+        """All attempts' records in the order of their arrival; `extra.attempt` and `extra.stream` say whose, and
+        `extra.rank` where several workers run the task.
 
         `next_cursor` is there at the end, too: asked again later it gives what came since. It is null only while
         the task has no records.
@@ -78,7 +82,7 @@ def build_router(store: DocumentStore, records: Records) -> APIRouter:
 
         if not await is_known(task_id, known, store):
             raise NotFound(f"there is no task {task_id!r}")
-        search = Search(query.level, query.keyword, query.start_time, query.end_time)
+        search = Search(query.level, query.keyword, query.start_time, query.end_time, query.rank)
         after = 0 if query.cursor is None else read_cursor(query.cursor, task_id)
         found = await records.find(task_id, search, cursor=after, limit=query.limit or DEFAULT_LIMIT)
         next_cursor = cursor_at(found.cursor, task_id) if found.cursor or query.cursor else None

@@ -164,6 +164,8 @@ def ended(entry: Entry, ending: Ending, now: datetime) -> Answer:
         return entry, []
     was_over = breaks_up(entry.endings)
     entry = replace(entry, endings=(*(one for one in entry.endings if one is not known), ending))
+    if ending.outcome is None:
+        entry = _marked_lost(entry, ending.rank, now)
     if running(entry):
         return entry, [] if was_over else broken_up(entry)
     first = next(one for one in entry.endings if one.rank == 0)
@@ -202,6 +204,13 @@ def released(entry: Entry, why: str, now: datetime) -> Answer:
     gone = next((one.worker_id for one in entry.endings if one.outcome is None), entry.lost_on)
     entry = entry.moved(now, state=PlacementState.RELEASED, reason=why, waits_for=None)
     return replace(entry, lost_on=gone), [PlacementReleased(placement=entry.placement)]
+
+
+def _marked_lost(entry: Entry, rank: int, now: datetime) -> Entry:
+    """Return the entry of a gang that says when a member was given up."""
+    known = entry.placement.members
+    members = [one.model_copy(update={"lost_at": now}) if one.rank == rank else one for one in known]
+    return replace(entry, placement=entry.placement.model_copy(update={"members": members}))
 
 
 def _given_up(entry: Entry, worker_id: str, why: str, now: datetime) -> Answer:

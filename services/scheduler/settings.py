@@ -25,7 +25,7 @@ class SchedulerSettings(EnvironmentSettings):
     forbearance: Patience = Field(
         600,
         description="Longest wait of a task with a priority above 0 for others to save, or to end, before they "
-        "lose work for it; any other task waits six times as long.",
+        "lose work for it; any other task waits up to 24 times as long.",
     )
     protected: Patience = Field(
         60, description="One that gave its place up keeps the next for so long; then 3, 7, 15 times it."

@@ -147,8 +147,6 @@ class Lead:
 
     async def _follow(self) -> None:
         spawn.prepare_folder(self.directory)
-        if not self.attempt.speaks:
-            return
         read = await store.read_of(self._place.documents, self.attempt.key)
         self._place.publisher.follow(Tail(self.attempt, self.directory, read))
 
@@ -291,6 +289,7 @@ class Lead:
             await self._nap()  # exit.json comes a moment before the shim itself ends
         self._set_phase(TaskPhase.FINISHING)
         if not self.attempt.speaks:
+            await self._place.publisher.drain(self.attempt.key)
             over = {"state": AttemptState.REPORTED, "reported_at": self._place.clock.now()}
             await self._change(None, over)
             await asyncio.to_thread(remove_local, self.directory)

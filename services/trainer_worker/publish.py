@@ -57,6 +57,8 @@ class Publisher:
 
     async def drain(self, key: str) -> Read:
         """Wait until all that an ended attempt has written is acknowledged; return how far that is."""
+        if not self._tails[key].behind():
+            return self._tails[key].read
         self._final.add(key)
         self._wake.set()
         await self._drained[key].wait()
@@ -131,7 +133,8 @@ class Publisher:
         for event in events:
             first = getattr(event, "points", None) or getattr(event, "records", None)
             stream = getattr(event, "stream", "metrics")
-            id = derived_id(event.subject, event.attempt_number, stream, first[0].seq if first else 0)
+            whose = [rank] if (rank := getattr(event, "rank", None)) else []
+            id = derived_id(event.subject, event.attempt_number, stream, first[0].seq if first else 0, *whose)
             trace = self._trace_of(event, stream)
             envelope = wrap(event, id=id, source=self._source, time=self._clock.now(), traceparent=trace)
             send = self._publishing.begin(TOPIC_OF[type(event)].name, to_headers(envelope))

@@ -58,6 +58,7 @@ def write_spec(
             "name": attempt.name,
             "recipe": config.recipe,
             "rank": attempt.rank,
+            "members": len(attempt.members) or 1,
             "parameters": run_parameters(config.recipe, attempt.parameters),
             "changes": [handed_over(one) for one in attempt.parameter_changes if one.error is None],
             "repairable": {role.value: name for role, name in config.repairable.items()},

@@ -8,10 +8,11 @@ import os
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from services.trainer_worker.domain import LATEST_NAMES, Attempt, Read
 from services.trainer_worker.lines import cut
-from trainwright.contracts.log import LogBatch, LogLevel, LogRecord, LogStream
+from trainwright.contracts.log import LogBatch, LogEvent, LogLevel, LogRecord, LogStream, MemberLogBatch
 from trainwright.contracts.metric import MetricBatch, MetricPoint
 from trainwright.training import layout
 from trainwright.training.spool import Position, Record, SpoolReader, segment_path, segments
@@ -26,7 +27,7 @@ _LEVELS = {LogStream.STDOUT: LogLevel.INFO, LogStream.STDERR: LogLevel.WARNING, 
 class Batch:
     """Events of one attempt, and how far it has been read once they are acknowledged."""
 
-    events: tuple[MetricBatch | LogBatch, ...]
+    events: tuple[MetricBatch | LogEvent, ...]
     read: Read
     full: bool
 
@@ -43,7 +44,7 @@ class Tail:
 
     def next(self, *, final: bool) -> Batch:
         """Return what is new; with `final`, half lines too, because nothing follows them."""
-        events: list[MetricBatch | LogBatch] = []
+        events: list[MetricBatch | LogEvent] = []
         read = self.read
         records = self._spool.read(METRIC_BYTES)
         if records:
@@ -54,8 +55,7 @@ class Tail:
             start = getattr(read, stream.value)
             lines, end, more = file.read(start, _LEVELS[stream], final=final)
             if lines:
-                base = {"task_id": self.attempt.task_id, "attempt": self.attempt.attempt}
-                events.append(LogBatch(**base, stream=stream, records=lines))
+                events.append(self._lines(stream, lines))
             if end != start:
                 read = read.model_copy(update={stream.value: end})
             full = full or more
@@ -82,6 +82,13 @@ class Tail:
         self._spool.close()
         for file in self._logs.values():
             file.close()
+
+    def _lines(self, stream: LogStream, lines: list[LogRecord]) -> LogEvent:
+        attempt = self.attempt
+        base: dict[str, Any] = {"task_id": attempt.task_id, "attempt": attempt.attempt, "stream": stream}
+        if attempt.rank:
+            return MemberLogBatch(**base, rank=attempt.rank, records=lines)
+        return LogBatch(**base, rank=0 if attempt.members else None, records=lines)
 
     def _metrics(self, records: list[Record]) -> MetricBatch:
         points = [MetricPoint(r.seq, r.time, r.step, r.values) for r in records]

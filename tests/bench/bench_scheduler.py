@@ -13,15 +13,20 @@ Useful GPU time: steps of jobs that do not fail, each step counted once, as a sh
 each time), what was lost by giving way, failed jobs, and places that stand empty for a large job are not useful.
 The bound is what nobody could surpass (``cluster_trace.bound``). Lost: GPU time of a run that gave its place up
 which was not kept: since its last checkpoint, while it saved, while it started. Waiting: of urgent jobs (priority
-5, one in ten) until their first start. Seeded.
+5, one in ten) and of those of priority 0 (six in ten) until their first start.
+
+Seeded: `--only trace --seed 101` plays other days than those that anything was chosen by. A row is what its days
+have together. After a figure stands its standard error, each seed left out once (jackknife): days of one seed on
+clusters of several sizes have jobs in common.
 """
 
 import argparse
+import math
 import random
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -38,7 +43,7 @@ HOURS, STARTING = 24.0, 30.0
 GPU_DAYS = 768
 """Of each row: a day of a small cluster alone says little, for a few runs lose most."""
 SIZES, LOADS = (64, 128, 256), (0.9, 1.1, 1.3)
-URGENT = 5
+URGENT, DEFAULT = 5, 0
 PLAIN, OURS, YOUNG = "first come, first served", "this scheduler", "youngest first"
 
 
@@ -132,13 +137,23 @@ def decisions(folder: Path | None) -> None:
 
 
 @dataclass(frozen=True)
-class Day:
-    """What came of a day: GPU hours and runs that gave way, and seconds that urgent jobs waited."""
+class Outcome:
+    """What came of a day: GPU hours, runs that gave way, and seconds that jobs of a priority waited."""
 
     useful: float
     lost: float
     gave_way: int
-    waited: Sequence[float]
+    waited: Mapping[int, Sequence[float]]
+
+
+@dataclass(frozen=True)
+class Day:
+    """A day that was played with each way of placing, and the GPU hours that nobody could surpass."""
+
+    seed: int
+    gpus: int
+    most: float
+    by: Mapping[str, Outcome]
 
 
 def day(gpus: int, seed: int, load: float) -> dict[str, Simulation]:
@@ -163,60 +178,87 @@ def day(gpus: int, seed: int, load: float) -> dict[str, Simulation]:
     }
 
 
-def told_by(played: Simulation) -> Day:
+def told_by(played: Simulation) -> Outcome:
     """Return what came of a day; one that has not started by its end has waited until then."""
     until, told = HOURS * HOUR, played.told
-    urgent = [job for job in played.jobs.values() if job.priority == URGENT]
-    return Day(
+    waited: dict[int, list[float]] = {URGENT: [], DEFAULT: []}
+    for job in played.jobs.values():
+        waited.setdefault(job.priority, []).append((told[job.name].started or [until])[0] - job.arrives)
+    return Outcome(
         played.useful(until) / HOUR,
         sum(one.lost for one in told.values()) / HOUR,
         sum(len(one.gave_way_to) for one in told.values()),
-        [(told[job.name].started or [until])[0] - job.arrives for job in urgent],
+        waited,
     )
 
 
-def trace(folder: Path | None, seed: int, sizes: Sequence[int]) -> None:
+def trace(folder: Path | None, seed: int, sizes: Sequence[int], gpu_days: int) -> None:
     """Measure useful GPU time, and what preemption loses, over days of clusters of each size, at each load."""
-    sys.stdout.write(TABLE)
+    sys.stdout.write(TABLE.format(gpu_days=gpu_days, seed=seed))
+    all_ = list[Day]()
     for gpus in sizes:
         for load in LOADS:
-            sys.stdout.write(row(gpus, load, seed))
+            days = list[Day]()
+            for each in range(seed, seed + max(1, gpu_days // gpus)):
+                most = bound(a_trace(each, gpus, HOURS, load), gpus, HOURS) / HOUR
+                outcomes = {name: told_by(one) for name, one in day(gpus, each, load).items()}
+                days.append(Day(each, gpus, most, outcomes))
+            sys.stdout.write(row(f"{gpus}", f"{load}", days))
             sys.stdout.flush()
+            all_ += days
+    sys.stdout.write(row("all", "", all_))
     if folder is not None:
         played = day(SIZES[0], seed, LOADS[-1])
         plot_day(folder, {name: played[name] for name in (PLAIN, OURS)}, SIZES[0], HOURS * HOUR)
 
 
-TABLE = f"""
-{GPU_DAYS} GPU days of each. Goals: +30 % useful, -60 % lost. y.: youngest first. Waits: mean / p95 / p99.
+TABLE = """
+{gpu_days} GPU days a row, from seed {seed} on. Goals: +30 % useful, -60 % lost. y.: youngest first.
+Waits of urgent jobs: mean / p95 / p99; of priority 0: mean.
 
-| GPUs | load | bound | first come | ours | gain | most | lost, y. | ours | less | waits, y. | ours |
-|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|
+| GPUs | load | bound | first | ours | gain | most | lost, y. | ours | less | waits, y. | ours | 0, y. | ours |
+|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|
 """
 
 
-def row(gpus: int, load: float, seed: int) -> str:
+def row(gpus: str, load: str, days: Sequence[Day]) -> str:
     """Return a row of the table: the same days, each way of placing."""
-    seeds = range(seed, seed + GPU_DAYS // gpus)
-    days = [{name: told_by(one) for name, one in day(gpus, each, load).items()} for each in seeds]
-    most = sum(bound(a_trace(each, gpus, HOURS, load), gpus, HOURS) for each in seeds) / HOUR
-    all_ = GPU_DAYS * HOURS
-    first, ours = (sum(one[name].useful for one in days) for name in (PLAIN, OURS))
-    lost = {name: sum(one[name].lost for one in days) for name in (YOUNG, OURS)}
-    gave = {name: sum(one[name].gave_way for one in days) for name in lost}
-    less = f"{100 * (lost[OURS] / lost[YOUNG] - 1):+.0f} %" if lost[YOUNG] else ""
-    waited = {name: [wait for one in days for wait in one[name].waited] for name in (YOUNG, OURS)}
+    all_, most = HOURS * sum(one.gpus for one in days), sum(one.most for one in days)
+    first, ours = (sum(one.by[name].useful for one in days) for name in (PLAIN, OURS))
+    lost = {name: sum(one.by[name].lost for one in days) for name in (YOUNG, OURS)}
+    gave = {name: sum(one.by[name].gave_way for one in days) for name in lost}
+
+    def waited(name: str, priority: int) -> list[float]:
+        return [wait for one in days for wait in one.by[name].waited[priority]]
+
     cells = [
-        f"{gpus}",
-        f"{load}",
+        gpus,
+        load,
         *(f"{100 * share / all_:.1f} %" for share in (most, first, ours)),
-        f"{100 * (ours / first - 1):+.0f} %",
+        _with_error(days, lambda some: _change(some, lambda one: one.useful, PLAIN)),
         f"{100 * (most / first - 1):+.0f} %",
         *(f"{lost[name]:.0f} h by {gave[name]}" for name in lost),
-        less,
-        *(_waits(waited[name]) for name in (YOUNG, OURS)),
+        _with_error(days, lambda some: _change(some, lambda one: one.lost, YOUNG)),
+        *(_waits(waited(name, URGENT)) for name in lost),
+        *(f"{statistics.fmean(waited(name, DEFAULT)):.0f} s" for name in lost),
     ]
     return f"| {' | '.join(cells)} |\n"
+
+
+def _change(days: Sequence[Day], of: Callable[[Outcome], float], beside: str) -> float:
+    """Return by how many percent we have more of something over some days than another way of placing."""
+    other = sum(of(one.by[beside]) for one in days)
+    return 100 * (sum(of(one.by[OURS]) for one in days) / other - 1) if other else math.nan
+
+
+def _with_error(days: Sequence[Day], figure: Callable[[Sequence[Day]], float]) -> str:
+    """Return a figure of days in percent, with its standard error: each seed left out once (jackknife)."""
+    seeds = {one.seed for one in days}
+    if len(seeds) < 2:
+        return f"{figure(days):+.0f} %"
+    without = [figure([one for one in days if one.seed != seed]) for seed in seeds]
+    error = math.sqrt((len(seeds) - 1) * statistics.pvariance(without))
+    return f"{figure(days):+.0f} ± {error:.0f} %"
 
 
 def _waits(waited: Sequence[float]) -> str:
@@ -256,7 +298,8 @@ def main() -> None:
     """Measure, print, draw."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", nargs="?", type=Path, help="where plots go")
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=1, help="of the first day of each row")
+    parser.add_argument("--gpu-days", type=int, default=GPU_DAYS, help="of each row")
     parser.add_argument("--only", choices=("decisions", "trace"))
     parser.add_argument("--gpus", type=int, nargs="*", default=SIZES, help="sizes of clusters")
     options = parser.parse_args(sys.argv[1:])
@@ -265,7 +308,7 @@ def main() -> None:
     if options.only != "trace":
         decisions(options.folder)
     if options.only != "decisions":
-        trace(options.folder, options.seed, options.gpus)
+        trace(options.folder, options.seed, options.gpus, options.gpu_days)
 
 
 if __name__ == "__main__":

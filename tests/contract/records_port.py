@@ -38,13 +38,14 @@ class Desk:
         attempt: int = 1,
         stream: LogStream = LogStream.STDOUT,
         task_id: str = TASK,
+        rank: int | None = None,
     ) -> int:
         async with self.store.transaction() as tx:
-            return await self.records.append(tx, task_id, attempt, stream, records)
+            return await self.records.append(tx, task_id, attempt, stream, records, rank)
 
-    async def lost(self, attempt: int, second: float) -> None:
+    async def lost(self, attempt: int, second: float, rank: int | None = None) -> None:
         async with self.store.transaction() as tx:
-            await self.records.note_lost(tx, TASK, attempt, NOON + timedelta(seconds=second))
+            await self.records.note_lost(tx, TASK, attempt, NOON + timedelta(seconds=second), rank)
 
     async def find(self, limit: int = 1000, task_id: str = TASK, **search: Any) -> list[str]:
         found = await self.records.find(task_id, Search(**search), limit=limit)
@@ -151,6 +152,25 @@ class RecordsContract:
         assert await desk.find() == ["line 1", "new attempt", "line 4"]
         assert await desk.records.dropped(TASK) == 2
         assert await desk.put([record(7)]) == 0
+        assert await desk.records.dropped(TASK) == 2
+
+    async def test_each_rank_of_several_is_numbered_found_and_lost_by_itself(self, desk: Desk) -> None:
+        await desk.put([record(0, "alone")])
+        for rank in (0, 1, 11):
+            assert await desk.put([record(0, f"of {rank}"), record(5, f"of {rank}")], attempt=2, rank=rank) == 2
+            assert await desk.put([record(5)], attempt=2, rank=rank) == 0
+        assert await desk.put([record(0, "warns")], attempt=2, rank=1, stream=LogStream.STDERR) == 1
+        assert await desk.find(rank=0) == ["alone", "of 0", "of 0"]
+        assert await desk.find(rank=1) == ["of 1", "of 1", "warns"]
+        assert await desk.find(rank=11, start=NOON + timedelta(seconds=5)) == ["of 11"]
+        assert await desk.find(rank=2) == []
+        entries = (await desk.records.find(TASK, Search(rank=1))).entries
+        assert entries[-1].extra == {"attempt": 2, "stream": "stderr", "rank": 1}
+        await desk.lost(2, second=6, rank=1)
+        assert await desk.put([record(6), record(7)], attempt=2, rank=1) == 1
+        assert await desk.put([record(7)], attempt=2, rank=11) == 1
+        await desk.lost(2, second=5)
+        assert await desk.put([record(6)], attempt=2, rank=0) == 0
         assert await desk.records.dropped(TASK) == 2
 
     async def test_everything_is_there_after_a_restart(self, desks: Desks) -> None:

@@ -92,9 +92,8 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
                 "paused": submit(api, script(folder / "steps.py", STEPS)),
                 "killed": submit(api, {**script(folder / "killed.py", STEPS, "dies"), "max_retries": 1}),
             }
-            tasks["unstarted"] = api.post("/tasks", json={"config": script(folder / "no.py", "")}).json()[
-                "task_id"
-            ]
+            unstarted = api.post("/tasks", json={"config": script(folder / "no.py", "")})
+            tasks["unstarted"] = unstarted.json()["task_id"]
             wait(api, tasks["cancelled"], lambda task: task["progress"]["current_step"] > 3)
             api.post(f"/tasks/{tasks['cancelled']}/cancel").raise_for_status()
             wait(api, tasks["paused"], lambda task: task["progress"]["current_step"] > 7)
@@ -115,7 +114,8 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
 
 
 TOLD_ELSEWHERE = {"WorkerLost", "DeadLettered", "WorkerCordoned", "TaskParametersChanged", "UpdateParameters"} | {
-    *("ParametersApplied", "ParametersRejected", "TaskResourcesChanged", "MemberEnded", "ConcludeAttempt"),
+    *("ParametersApplied", "ParametersRejected", "TaskResourcesChanged"),
+    *("MemberEnded", "MemberLogBatch", "ConcludeAttempt"),
 }
 """What needs a broken machine, a run that takes its parameters over, several workers: their own tests tell it."""
 

@@ -10,8 +10,15 @@ import httpx
 import pytest
 
 from tests.harness import Bus, ServiceProcess, eventually, listening, services
-from trainwright.contracts.log import LogBatch, LogLevel, LogRecord, LogStream
-from trainwright.contracts.queue import Placement, PlacementState, WorkerLost
+from trainwright.contracts.log import LogBatch, LogLevel, LogRecord, LogStream, MemberLogBatch
+from trainwright.contracts.queue import (
+    Member,
+    Placement,
+    PlacementEvent,
+    PlacementReleased,
+    PlacementState,
+    WorkerLost,
+)
 from trainwright.contracts.task import TaskCreated, TaskDocument, TaskPhase, TaskStatus
 from trainwright.contracts.task_config import TaskConfig
 
@@ -39,25 +46,35 @@ class Story:
         await self._bus.say(TaskCreated(task=task))
 
     async def wrote(
-        self, *messages: str, attempt: int = 1, first: int = 0, level: LogLevel = LogLevel.INFO, **fields: Any
+        self,
+        *messages: str,
+        attempt: int = 1,
+        rank: int | None = None,
+        first: int = 0,
+        level: LogLevel = LogLevel.INFO,
+        **fields: Any,
     ) -> None:
         """Say lines, one a second from ``first`` on."""
         records = [
             LogRecord(seq=n, time=NOON + timedelta(seconds=n), level=level, message=message, **fields)
             for n, message in enumerate(messages, first)
         ]
-        batch = LogBatch(task_id=self.task_id, attempt=attempt, stream=LogStream.STDOUT, records=records)
-        await self._bus.say(batch)
+        kind = MemberLogBatch if rank else LogBatch
+        of: Any = {"task_id": self.task_id, "attempt": attempt, "stream": LogStream.STDOUT, "rank": rank}
+        await self._bus.say(kind(**of, records=records))
 
-    async def lost(self, attempt: int, second: int) -> None:
+    async def lost(
+        self, attempt: int, second: int, *members: Member, kind: type[PlacementEvent] = WorkerLost
+    ) -> None:
         placement = Placement(
             task_id=self.task_id,
             version=attempt,
             state=PlacementState.RELEASED,
             attempt=attempt,
+            members=list(members),
             updated_at=NOON + timedelta(seconds=second),
         )
-        await self._bus.say(WorkerLost(placement=placement))
+        await self._bus.say(kind(placement=placement))
 
     async def ask(self, **query: Any) -> httpx.Response:
         return await self._http.get(f"/tasks/{self.task_id}/logs", params=query)
@@ -110,6 +127,31 @@ async def test_what_a_run_wrote_is_found_by_level_text_and_time(story: Story) ->
         "message": "it broke",
         "extra": {"file": "train.py", "attempt": 1, "stream": "stdout"},
     }
+
+
+async def test_lines_of_several_workers_are_told_apart_and_who_was_lost_is_cut_off_alone(story: Story) -> None:
+    def member(rank: int, second: int | None = None) -> Member:
+        lost_at = None if second is None else NOON + timedelta(seconds=second)
+        return Member(rank=rank, worker_id=f"w{rank}", incarnation="one", lost_at=lost_at)
+
+    for rank in (0, 1):
+        await story.wrote("here I am", f"this is {rank}", rank=rank)
+    await story.until("here I am", "this is 0", "here I am", "this is 1")
+    assert await story.messages(rank=1, keyword="this") == ["this is 1"]
+    assert await story.messages(rank="") == await story.messages()
+    (entry,) = (await story.ask(rank=0, keyword="this")).json()["entries"]
+    assert entry["extra"] == {"attempt": 1, "stream": "stdout", "rank": 0}
+    assert (await story.ask(rank=-1)).status_code == 422
+    await story.lost(1, 9, member(0), member(1, second=4), kind=PlacementReleased)
+    await story.wrote("in time", first=4, rank=1)
+    await story.until("here I am", "this is 1", "in time", rank=1)
+    await story.wrote("too late", first=5, rank=1)
+    await story.wrote("the last word", first=20, rank=0)
+    await story.until("here I am", "this is 0", "the last word", rank=0)
+    await story.lost(1, 9, member(0, second=30), member(1, second=4))
+    await story.wrote("in time, too", first=25, rank=0)
+    await story.until("here I am", "this is 0", "the last word", "in time, too", rank=0)
+    assert "too late" not in await story.messages()
 
 
 async def test_a_follower_gets_each_line_once(story: Story) -> None:

@@ -28,6 +28,7 @@ from tests.runtime_kit import COLLECTIONS, Counting, record, task_event, version
 from trainwright.contracts.errors import StoreUnavailable
 from trainwright.contracts.topics import TASK
 from trainwright.embedded.kafka import KafkaProcess
+from trainwright.runtime import consumer
 from trainwright.runtime.apply import DEAD_LETTERS
 from trainwright.runtime.clock import SystemClock
 from trainwright.runtime.consumer import ConsumerLoop
@@ -103,22 +104,30 @@ async def test_every_ending_commits_exactly_what_was_applied(broker: KafkaProces
     assert again.calls == [], "a second start has nothing to read again"
 
 
-@pytest.mark.parametrize("at_once", [True, False])
+@pytest.mark.parametrize(("at_once", "between", "commit_every"), [(True, 3, 0.1), (False, 3, 0.1), (True, 0, 3.0)])
 async def test_a_record_that_the_client_cannot_even_read_is_put_aside(
-    broker: KafkaProcess, store: SqliteStore, at_once: bool
+    broker: KafkaProcess,
+    store: SqliteStore,
+    at_once: bool,
+    between: int,
+    commit_every: float,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Its poll fails as a whole; what came before it is not lost, what follows is not held up."""
+    """Its poll fails as a whole; what came before it is not lost, and the next such record, however soon it comes,
+    does not have the client begin before this one again."""
+    monkeypatch.setattr(consumer, "COMMIT_EVERY", commit_every)
     await tell(broker, [record(task_event(n)) for n in range(5)])
     async with running(*[] if at_once else [loop_of(Counting(), store, broker).run()]):
         await tell_raw(broker, with_header_name(b"\xff\xfe\xff"))
-        await tell(broker, [record(task_event(n)) for n in range(5, 8)])
+        if between:
+            await tell(broker, [record(task_event(n)) for n in range(5, 5 + between)])
         await tell_raw(broker, with_header_name(b"\xff"))
-        end = await tell(broker, [record(task_event(n)) for n in range(8, 10)])
+        end = await tell(broker, [record(task_event(n)) for n in range(5 + between, 10)])
         async with running(*[loop_of(Counting(), store, broker).run()] if at_once else []):
             await is_committed(broker, end)
     assert await versions_seen(store) == {f"task-{n:012x}": [1] for n in range(10)}
     letters = (await store.find(DEAD_LETTERS.name, sort="time")).items
-    assert sorted(letter["offset"] for letter in letters) == [5, 9]
+    assert sorted(letter["offset"] for letter in letters) == [5, 6 + between]
 
 
 class Sick(SqliteStore):

@@ -37,11 +37,11 @@ async def plane(plane_kafka: str, tmp_path: Path) -> AsyncIterator[ServiceProces
     (tmp_path / "api-key").write_text(KEY)
     env = {"TRAINWRIGHT_ADMIN_KEY_FILE": str(tmp_path / "api-key"), "SCHEDULER_PROTECTED": "0"}
     with services(["task", "scheduler", "gateway"], plane_kafka, tmp_path, **env) as process:
-        await eventually(lambda: _answers(process), within=90, what="the gateway")
+        await eventually(lambda: answers(process), within=90, what="the gateway")
         yield process
 
 
-async def _answers(process: ServiceProcess) -> bool:
+async def answers(process: ServiceProcess) -> bool:
     try:
         async with httpx.AsyncClient(base_url=process.url + API) as client:
             answer = await client.get("/resources/pool", headers={"Authorization": f"Bearer {KEY}"})

@@ -70,7 +70,7 @@ def test_what_grows_without_end_has_a_cap_in_bytes() -> None:
 
 def test_documents_are_guarded_by_version_and_wishes_by_key() -> None:
     """Every event but heartbeats, probes and batches, which carry numbers of their own, is known when repeated."""
-    unguarded = {"WorkerHeartbeat", "SchedulerProbed", "MetricBatch", "LogBatch"}
+    unguarded = {"WorkerHeartbeat", "SchedulerProbed", "MetricBatch", "LogBatch", "MemberLogBatch"}
     for kind in EVENT_TYPES.values():
         overridden = next(base for base in kind.__mro__ if "guard" in vars(base))
         assert (overridden is Event) == (kind.__name__ in unguarded), kind

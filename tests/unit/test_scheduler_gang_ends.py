@@ -142,10 +142,12 @@ async def test_a_member_whose_worker_falls_silent_ends_the_attempt_of_all(gang: 
     assert lost.failure is not None
     assert (lost.rank, lost.failure.failure_class) == (rank, FailureClass.WORKER_LOST)
     assert "silent for" in lost.failure.message
+    assert [one.rank for one in entry.placement.members if one.lost_at is not None] == [rank]
     said = await gang.is_over(other, Outcome.INTERRUPTED)
     assert said == ([("ConcludeAttempt", gang.ranks[0])] if rank else [("WorkerLost", TASK)])
     entry = await get_entry(gang.store, TASK)
     assert (entry.placement.state is PlacementState.RELEASED) == (rank == 0)
+    assert [one.rank for one in entry.placement.members if one.lost_at is not None] == [rank]
 
 
 async def test_the_board_watches_whom_the_handlers_watch(gang: Gang) -> None:

@@ -149,10 +149,22 @@ def test_what_the_first_to_leave_left_is_there_when_the_last_has_gone(turn: int)
         pytest.param(Job("low", Needs(4), 9000, saves_on_stop=False), 140, 270, id="as-long-as-it-had-worked"),
         pytest.param(Job("low", Needs(4), 9000, saves_on_stop=False), 5000, 5330, id="no-longer-than-the-bound"),
         pytest.param(
-            Job("low", Needs(4), 9000, priority=-1, saves_on_stop=False),
+            Job("low", Needs(4), 30_000, priority=-1, saves_on_stop=False),
             5000,
-            6830,
-            id="six-times-if-it-is-not-urgent",
+            5000 + 24 * 300 + 30,
+            id="24-times-the-bound-if-it-is-not-urgent",
+        ),
+        pytest.param(
+            Job("low", Needs(4), 9000, priority=-1, saves_on_stop=False),
+            140,
+            140 + 6 * 140 + 30,
+            id="six-times-as-long-as-it-had-worked-if-it-is-not-urgent",
+        ),
+        pytest.param(
+            Job("low", Needs(4), 9000, priority=-1),
+            5000,
+            5000 + 6 * 40 + 10,
+            id="for-its-next-start-too-if-it-is-not-urgent",
         ),
         pytest.param(Job("low", Needs(4), 9000, limit=5040, saves_on_stop=False), 5000, 5040, id="its-end"),
     ],
@@ -165,7 +177,7 @@ def test_one_that_needs_a_place_lets_another_save_first_within_a_bound(
     if low.limit is not None:
         low = replace(low, work=low.limit)
     policy = Policy(forbearance=300, patience=0)
-    told = Simulation([a_host(gpus=4)], [low, high], policy=policy).run(until=7000).told
+    told = Simulation([a_host(gpus=4)], [low, high], policy=policy).run(until=13_000).told
     assert told["high"].started == [starts]
     if low.every < 9000:
         assert told["low"].lost <= 4 * (30 + 2 * 10), "its grace, and twice what was not saved, if it was little"

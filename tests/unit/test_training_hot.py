@@ -175,6 +175,30 @@ def test_what_the_run_refuses_leaves_it_untouched_and_says_why(tmp_path: Path) -
     run.finish()
 
 
+def test_parts_that_were_told_of_a_change_are_told_of_its_end_when_another_one_refuses(tmp_path: Path) -> None:
+    class Part:
+        def __init__(self, most: int) -> None:
+            self.most, self.depth = most, 2
+
+        def state_dict(self) -> dict[str, Any]:
+            return {}
+
+        def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+        def parameters_changed(self, step: int, values: dict[str, Any]) -> None:
+            if values["depth"] > self.most:
+                raise ValueError(f"at most {self.most}")
+            self.depth = values["depth"]
+
+    run = attempt(tmp_path, 1, parameters={"depth": 2})
+    hand_over(run, change(1, None, depth=(2, 5)))
+    first, second = Part(9), Part(4)
+    for _ in run.steps(1, first=first, second=second):
+        assert (first.depth, second.depth) == (2, 2)
+    assert answers(run) == [{"revision": 1, "error": "at most 4"}]
+    run.finish()
+
+
 def test_a_check_that_fails_in_a_way_of_its_own_is_told_by_its_words(tmp_path: Path) -> None:
     class Refused(Exception):
         def __init__(self, found: list[dict[str, str]]) -> None:

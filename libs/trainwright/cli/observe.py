@@ -60,6 +60,7 @@ def logs(
     ] = False,
     level: Annotated[str | None, typer.Option(help="Only this level and graver ones.")] = None,
     keyword: Annotated[str | None, typer.Option(help="Only records that hold this text.")] = None,
+    rank: Annotated[int | None, typer.Option(help="Only what this one of several workers wrote.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Lines of JSON.")] = False,
 ) -> None:
     """Show what a task's run has written."""
@@ -68,7 +69,8 @@ def logs(
     from trainwright.cli.watch import Quiet, watch
 
     with connect() as client:
-        tail = LogTail(client, task_id, as_json=as_json, times=True, level=level, keyword=keyword)
+        filters = {"level": level, "keyword": keyword, "rank": rank}
+        tail = LogTail(client, task_id, as_json=as_json, times=True, **filters)
         if not follow:
             client.task(task_id)
             tail.show_new()
@@ -106,7 +108,13 @@ class LogTail:
     """Show a task's log records, each once, as often as asked for new ones."""
 
     def __init__(
-        self, client: "Client", task_id: str, *, as_json: bool = False, times: bool = False, **filters: str | None
+        self,
+        client: "Client",
+        task_id: str,
+        *,
+        as_json: bool = False,
+        times: bool = False,
+        **filters: str | int | None,
     ) -> None:
         self._client, self._task_id, self._filters = client, task_id, filters
         self._as_json, self._times = as_json, times
@@ -137,14 +145,16 @@ class LogTail:
                 return shown
 
     def _show(self, entry: "LogEntry") -> None:
+        rank = entry.extra.get("rank")
+        message = entry.message if rank is None else f"[rank {rank}] {entry.message}"
         if self._as_json:
             json_line(entry)
         elif self._times:
-            text = f"{clock(entry.time)} {entry.level:<7} {entry.message}"
+            text = f"{clock(entry.time)} {entry.level:<7} {message}"
             typer.secho(text, fg=LEVEL_COLOURS.get(entry.level))
         else:
             stream = sys.stderr if entry.extra.get("stream") == "stderr" else sys.stdout
-            stream.write(entry.message + "\n")
+            stream.write(message + "\n")
             stream.flush()
 
 

@@ -219,7 +219,7 @@ class Client(Resources):
     def logs(self, task_id: str, *, cursor: str | None = None, **filters: str | int | None) -> LogPage:
         """Return one page of log records, oldest first.
 
-        `filters` are `level`, `keyword`, `start_time`, `end_time` and `limit`.
+        `filters` are `level`, `keyword`, `start_time`, `end_time`, `rank` (of several workers) and `limit`.
         """
         return self._get(LogPage, "GET", f"/tasks/{segment(task_id)}/logs", params=given(cursor=cursor, **filters))
 

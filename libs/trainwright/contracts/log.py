@@ -27,7 +27,7 @@ class LogLevel(StrEnum):
 
 
 class LogStream(StrEnum):
-    """Where a record comes from; each stream of an attempt is numbered by itself."""
+    """Where a record comes from; each stream of a process of an attempt is numbered by itself."""
 
     STDOUT = "stdout"
     STDERR = "stderr"
@@ -44,8 +44,8 @@ class LogRecord(Contract):
     extra: JsonObject = Field(default={}, description="What else is known, e.g. the exception's type.")
 
 
-class LogBatch(Event):
-    """Records of one stream of one attempt, in order; a reader skips numbers it has."""
+class LogEvent(Event):
+    """Records of one stream of one process of an attempt, in order; a reader skips numbers it has."""
 
     noun: ClassVar[str] = "log"
     task_id: TaskId
@@ -62,13 +62,27 @@ class LogBatch(Event):
         return self.attempt
 
 
+class LogBatch(LogEvent):
+    """Records of one stream of one attempt, in order; a reader skips numbers it has."""
+
+    rank: int | None = Field(None, description="0 where several workers run the attempt; null for one alone.")
+
+
+class MemberLogBatch(LogEvent):
+    """Records of one of several workers that is not rank 0: numbered by themselves, within rank and stream."""
+
+    rank: int = Field(ge=1, description="Its number among the members.")
+
+
 class LogEntry(Contract):
     """A row of `GET /tasks/{id}/logs`."""
 
     time: Timestamp = Field(description="When it was written, by the clock of the worker.")
     level: LogLevel
     message: str = Field(description="A line, or a whole traceback.")
-    extra: JsonObject = Field(description="`attempt`, `stream`, and what the record carried.")
+    extra: JsonObject = Field(
+        description="`attempt`, `stream`, of an attempt on several workers `rank`, and what the record carried."
+    )
 
 
 class LogPage(Contract):

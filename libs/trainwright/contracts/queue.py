@@ -44,6 +44,7 @@ class Member(Contract):
     worker_id: WorkerId
     incarnation: Incarnation
     slots: Slots = Slots()
+    lost_at: Timestamp | None = Field(None, description="When its worker was given up, if it was.")
 
 
 class Rendezvous(Contract):

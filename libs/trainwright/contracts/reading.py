@@ -137,6 +137,14 @@ READINGS: Mapping[type[Event], Reading] = MappingProxyType(
             number="/seq",
             attempt="/attempt",
         ),
+        log.MemberLogBatch: Reading(
+            key="/task_id",
+            rule="numbered",
+            identity=("/task_id", "/attempt", "/rank", "/stream"),
+            items="/records",
+            number="/seq",
+            attempt="/attempt",
+        ),
         dead.DeadLettered: Reading(
             key="/letter/consumer", rule="once", identity=("/letter/dead_id",), document="/letter"
         ),

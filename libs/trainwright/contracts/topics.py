@@ -125,7 +125,7 @@ LOG = Topic(
     "trainwright.log.v1",
     key="task_id",
     writers=("trainer_worker",),
-    events=(log.LogBatch,),
+    events=(log.LogBatch, log.MemberLogBatch),
     partitions=6,
     retention_ms=48 * HOUR_MS,
     retention_bytes=4 * GIB,

@@ -26,6 +26,8 @@ from trainwright.storage.records import (
     check_cursor,
     entry_of,
     micros,
+    source_of,
+    sources_of,
 )
 
 TASKS, BLOCKS = "log_tasks", "log_blocks"
@@ -73,10 +75,10 @@ class _Block:
     def full(self) -> bool:
         return self.size >= FULL or len(self.messages) >= ROWS
 
-    def add(self, attempt: int, stream: LogStream, record: LogRecord) -> None:
+    def add(self, attempt: int, source: str, record: LogRecord) -> None:
         carried = carried_by(record)
         self.attempts.append(attempt)
-        self.streams.append(stream.value)
+        self.streams.append(source)
         self.times.append(micros(record.time))
         self.levels.append(LEVELS[record.level])
         self.messages.append(record.message)
@@ -100,24 +102,34 @@ class MongoRecords:
         self._store = store
 
     async def append(
-        self, tx: Transaction, task_id: str, attempt: int, stream: LogStream, records: Sequence[LogRecord]
+        self,
+        tx: Transaction,
+        task_id: str,
+        attempt: int,
+        stream: LogStream,
+        records: Sequence[LogRecord],
+        rank: int | None = None,
     ) -> int:
-        transaction = _transaction(tx)
-        task, key = await _task(transaction, task_id) or _Task(task_id), f"{attempt}/{stream.value}"
+        transaction, source = _transaction(tx), source_of(stream, rank)
+        task, key = await _task(transaction, task_id) or _Task(task_id), f"{attempt}/{source}"
         fresh = above(task.marks.get(key, -1), records)
         if not fresh:
             return 0
         task.marks[key] = fresh[-1].seq
-        lost = task.losses.get(str(attempt))
+        lost = min(
+            (task.losses[one] for one in (str(attempt), f"{attempt}/{rank}") if one in task.losses), default=None
+        )
         kept = [record for record in fresh if lost is None or micros(record.time) <= lost]
         task.dropped += len(fresh) - len(kept)
-        await _write(transaction, task, attempt, stream, kept)
+        await _write(transaction, task, attempt, source, kept)
         transaction.keep(TASKS, task.document())
         return len(kept)
 
-    async def note_lost(self, tx: Transaction, task_id: str, attempt: int, at: datetime) -> None:
-        transaction = _transaction(tx)
-        task, key = await _task(transaction, task_id) or _Task(task_id), str(attempt)
+    async def note_lost(
+        self, tx: Transaction, task_id: str, attempt: int, at: datetime, rank: int | None = None
+    ) -> None:
+        transaction, key = _transaction(tx), str(attempt) if rank is None else f"{attempt}/{rank}"
+        task = await _task(transaction, task_id) or _Task(task_id)
         task.losses[key] = min(micros(at), task.losses.get(key, micros(at)))
         transaction.keep(TASKS, task.document())
 
@@ -175,7 +187,7 @@ async def _task(reader: MongoReader | MongoTransaction, task_id: str) -> _Task |
 
 
 async def _write(
-    tx: MongoTransaction, task: _Task, attempt: int, stream: LogStream, records: Sequence[LogRecord]
+    tx: MongoTransaction, task: _Task, attempt: int, source: str, records: Sequence[LogRecord]
 ) -> None:
     """Put records into the last block, and into new ones when it is full."""
     if not records:
@@ -189,7 +201,7 @@ async def _write(
         if block.full():
             tx.keep(BLOCKS, block.document(_id(task.id, block.first)))
             block = _Block(task.seq + 1)
-        block.add(attempt, stream, record)
+        block.add(attempt, source, record)
         task.seq += 1
     task.block = 0 if block.full() else block.first
     tx.keep(BLOCKS, block.document(_id(task.id, block.first)))
@@ -205,6 +217,8 @@ def _filter_of(search: Search) -> Document:
         wanted["from"] = {"$lte": end}
     if search.level is not None:
         wanted["gravest"] = {"$gte": level}
+    if search.rank is not None:
+        wanted["streams"] = {"$in": sources_of(search)}
     if search.keyword and search.keyword.isascii() and search.keyword.isprintable():
         # Servers differ in what they take for upper and lower case beyond ASCII, and one that searches JSON finds
         # two characters for these.
@@ -216,6 +230,7 @@ def _filter_of(search: Search) -> Document:
 def _matcher(search: Search) -> Callable[[Sequence[Any]], bool]:
     """Return whether a row of a block matches; as on SQLite, ASCII text folds the case of ASCII only."""
     start, end, level = bounds_of(search)
+    sources = sources_of(search)
     keyword = search.keyword or ""
     folded = keyword.casefold()
     pattern = re.compile(re.escape(keyword), re.IGNORECASE | re.ASCII)
@@ -224,7 +239,8 @@ def _matcher(search: Search) -> Callable[[Sequence[Any]], bool]:
         return pattern.search(message) is not None if keyword.isascii() else folded in message.casefold()
 
     def matches(row: Sequence[Any]) -> bool:
-        _, _, time, grave, message, _ = row
-        return start <= time <= end and grave >= level and holds(message)
+        _, source, time, grave, message, _ = row
+        whose = not sources or source in sources
+        return whose and start <= time <= end and grave >= level and holds(message)
 
     return matches

@@ -7,7 +7,7 @@ Records stand in the order of their arrival within a task. Not here: masking of 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Protocol
+from typing import Any, Protocol
 
 import orjson
 
@@ -35,6 +35,8 @@ class Search:
     keyword: str | None = None
     start: datetime | None = None
     end: datetime | None = None
+    rank: int | None = None
+    """Of an attempt on several workers: whose; what one worker alone wrote is rank 0's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,15 +54,23 @@ class Records(Protocol):
     """
 
     async def append(
-        self, tx: Transaction, task_id: str, attempt: int, stream: LogStream, records: Sequence[LogRecord]
+        self,
+        tx: Transaction,
+        task_id: str,
+        attempt: int,
+        stream: LogStream,
+        records: Sequence[LogRecord],
+        rank: int | None = None,
     ) -> int:
         """Keep records whose number is above the stream's last one; return how many were kept.
 
-        Those that a lost attempt wrote after its loss are counted and not kept.
+        Those that a lost attempt, or a lost rank of it, wrote after its loss are counted and not kept.
         """
 
-    async def note_lost(self, tx: Transaction, task_id: str, attempt: int, at: datetime) -> None:
-        """Remember when an attempt's worker was given up."""
+    async def note_lost(
+        self, tx: Transaction, task_id: str, attempt: int, at: datetime, rank: int | None = None
+    ) -> None:
+        """Remember when an attempt's worker was given up: all of it, or one of several."""
 
     async def known(self, task_id: str) -> bool:
         """Return whether a task has records."""
@@ -88,18 +98,33 @@ def bounds_of(search: Search) -> tuple[int, int, int]:
     return start, end, LEVELS[search.level] if search.level else 0
 
 
+def source_of(stream: LogStream, rank: int | None) -> str:
+    """Return whose stream it is, as engines keep it: `stdout`, or `stdout/1` of rank 1 of several."""
+    return stream.value if rank is None else f"{stream.value}/{rank}"
+
+
+def sources_of(search: Search) -> list[str]:
+    """Return the streams that a search is restricted to; none when it is not."""
+    if search.rank is None:
+        return []
+    of_one = [stream.value for stream in LogStream] if search.rank == 0 else []
+    return of_one + [source_of(stream, search.rank) for stream in LogStream]
+
+
 def carried_by(record: LogRecord) -> str | None:
     """Return what else a record says, as engines keep it."""
     return orjson.dumps(record.extra).decode() if record.extra else None
 
 
-def entry_of(attempt: int, stream: str, time: int, level: int, message: str, carried: str | None) -> LogEntry:
+def entry_of(attempt: int, source: str, time: int, level: int, message: str, carried: str | None) -> LogEntry:
     """Return the entry of a record that an engine kept."""
+    stream, _, rank = source.partition("/")
+    whose: dict[str, Any] = {"attempt": attempt, "stream": stream, **({"rank": int(rank)} if rank else {})}
     return LogEntry(
         time=_EPOCH + time * _MICROSECOND,
         level=_BY_NUMBER[level],
         message=message,
-        extra={**(orjson.loads(carried) if carried else {}), "attempt": attempt, "stream": stream},
+        extra={**(orjson.loads(carried) if carried else {}), **whose},
     )
 
 

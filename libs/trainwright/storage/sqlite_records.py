@@ -24,6 +24,8 @@ from trainwright.storage.records import (
     check_cursor,
     entry_of,
     micros,
+    source_of,
+    sources_of,
 )
 from trainwright.storage.sqlite import SqliteStore, SqliteTransaction
 
@@ -36,6 +38,9 @@ CREATE TABLE IF NOT EXISTS log_streams (
   PRIMARY KEY (task, attempt, stream)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS log_losses (
   task INTEGER, attempt INTEGER, at INTEGER NOT NULL, PRIMARY KEY (task, attempt)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS log_member_losses (
+  task INTEGER, attempt INTEGER, rank INTEGER, at INTEGER NOT NULL,
+  PRIMARY KEY (task, attempt, rank)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS log_records (
   task INTEGER, seq INTEGER, attempt INTEGER NOT NULL, stream TEXT NOT NULL, time INTEGER NOT NULL,
   level INTEGER NOT NULL, message TEXT NOT NULL, extra TEXT, PRIMARY KEY (task, seq)) WITHOUT ROWID;
@@ -56,33 +61,44 @@ class SqliteRecords:
         self._store = store
 
     async def append(
-        self, tx: Transaction, task_id: str, attempt: int, stream: LogStream, records: Sequence[LogRecord]
+        self,
+        tx: Transaction,
+        task_id: str,
+        attempt: int,
+        stream: LogStream,
+        records: Sequence[LogRecord],
+        rank: int | None = None,
     ) -> int:
-        connection = _connection(tx)
+        connection, source = _connection(tx), source_of(stream, rank)
         task = _task(connection, task_id)
-        fresh = above(_mark(connection, task, attempt, stream), records)
+        fresh = above(_mark(connection, task, attempt, source), records)
         if not fresh:
             return 0
         connection.execute(
             "INSERT INTO log_streams VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET mark = excluded.mark",
-            (task, attempt, stream, fresh[-1].seq),
+            (task, attempt, source, fresh[-1].seq),
         )
-        lost = _lost(connection, task, attempt)
+        lost = _lost(connection, task, attempt, rank)
         kept = [record for record in fresh if lost is None or micros(record.time) <= lost]
         first = _take(connection, task, len(kept), len(fresh) - len(kept))
         rows = [
-            (task, seq, attempt, stream, micros(r.time), LEVELS[r.level], r.message, carried_by(r))
+            (task, seq, attempt, source, micros(r.time), LEVELS[r.level], r.message, carried_by(r))
             for seq, r in enumerate(kept, first)
         ]
         connection.executemany("INSERT INTO log_records VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
         _summarise(connection, task, rows)
         return len(kept)
 
-    async def note_lost(self, tx: Transaction, task_id: str, attempt: int, at: datetime) -> None:
+    async def note_lost(
+        self, tx: Transaction, task_id: str, attempt: int, at: datetime, rank: int | None = None
+    ) -> None:
         connection = _connection(tx)
+        of_all = "log_losses VALUES (?, ?, ?)"
+        of_one = "log_member_losses (task, attempt, at, rank) VALUES (?, ?, ?, ?)"
         connection.execute(
-            "INSERT INTO log_losses VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET at = min(at, excluded.at)",
-            (_task(connection, task_id), attempt, micros(at)),
+            f"INSERT INTO {of_all if rank is None else of_one}"
+            " ON CONFLICT DO UPDATE SET at = min(at, excluded.at)",
+            (_task(connection, task_id), attempt, micros(at), *(() if rank is None else (rank,))),
         )
 
     async def known(self, task_id: str) -> bool:
@@ -118,16 +134,19 @@ def _found(connection: sqlite3.Connection, task_id: str) -> tuple[int, int] | No
     return None if row is None else (row[0], row[1])
 
 
-def _mark(connection: sqlite3.Connection, task: int, attempt: int, stream: LogStream) -> int:
+def _mark(connection: sqlite3.Connection, task: int, attempt: int, source: str) -> int:
     sql = "SELECT mark FROM log_streams WHERE task = ? AND attempt = ? AND stream = ?"
-    row = connection.execute(sql, (task, attempt, stream)).fetchone()
+    row = connection.execute(sql, (task, attempt, source)).fetchone()
     return -1 if row is None else int(row[0])
 
 
-def _lost(connection: sqlite3.Connection, task: int, attempt: int) -> int | None:
-    sql = "SELECT at FROM log_losses WHERE task = ? AND attempt = ?"
-    row = connection.execute(sql, (task, attempt)).fetchone()
-    return None if row is None else int(row[0])
+def _lost(connection: sqlite3.Connection, task: int, attempt: int, rank: int | None) -> int | None:
+    sql = (
+        "SELECT min(at) FROM (SELECT at FROM log_losses WHERE task = ?1 AND attempt = ?2 UNION ALL"
+        " SELECT at FROM log_member_losses WHERE task = ?1 AND attempt = ?2 AND rank = ?3)"
+    )
+    (at,) = connection.execute(sql, (task, attempt, rank)).fetchone()
+    return None if at is None else int(at)
 
 
 def _take(connection: sqlite3.Connection, task: int, count: int, dropped: int) -> int:
@@ -190,7 +209,9 @@ def _blocks(connection: sqlite3.Connection, task: int, cursor: int, search: Sear
 
 def _conditions(connection: sqlite3.Connection, search: Search) -> tuple[str, list[Any]]:
     start, end, level = bounds_of(search)
-    where, values = " AND level >= ? AND time BETWEEN ? AND ?", [level, start, end]
+    sources = sources_of(search)
+    whose = f" AND stream IN ({', '.join('?' * len(sources))})" if sources else ""
+    where, values = f" AND level >= ? AND time BETWEEN ? AND ?{whose}", [level, start, end, *sources]
     if not search.keyword:
         return where, values
     if search.keyword.isascii():

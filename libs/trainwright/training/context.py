@@ -24,7 +24,6 @@ from trainwright.training import layout
 from trainwright.training.hot import Hot
 from trainwright.training.local import RESUME_VARIABLE, new_folder
 from trainwright.training.progress import ProgressLine
-from trainwright.training.ranks import agreed
 from trainwright.training.spool import MAX_PAYLOAD, SpoolWriter, claim, encode_record
 from trainwright.training.values import STEP_END, checked_metrics, checked_step
 
@@ -145,9 +144,7 @@ class Run:
         Called between two steps, on several workers by every rank; changed `parameters` hold from here on.
         """
         self._asked = True
-        if self._hot.parts is None:
-            self._hot.at(self, self._step + 1)
-        stop = agreed(self._stop_requested)
+        stop = self._hot.between_steps(self, self._step + 1, self._stop_requested)
         self._stop_seen = self._stop_seen or stop
         return stop
 

@@ -1,22 +1,14 @@
 """The run context of a rank above 0: it resumes and stops with the others, and leaves the rest to rank 0."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from trainwright.training.context import Run
-from trainwright.training.hot import Hot
 from trainwright.training.values import checked_metrics, checked_step
 
 
 class Follower(Run):
     """A run that neither logs nor saves; what it is given is checked as rank 0 would check it."""
-
-    def __init__(
-        self, directory: Path, parameters: dict[str, Any], *, in_worker: bool, name: str, hot: Hot
-    ) -> None:
-        super().__init__(directory, parameters, in_worker=in_worker, name=name, hot=hot)
-        self.warn("this is not rank 0: metrics and checkpoints are rank 0's, what is left in `output` is not kept")
 
     def log(self, step: int, metrics: Mapping[str, Any], total_steps: int | None = None) -> None:
         """Note the step; rank 0 records the values."""
@@ -36,3 +28,9 @@ class Follower(Run):
     ) -> bool:
         """Return False: only rank 0 saves."""
         return False
+
+    def finish(self) -> None:
+        """Say what is left behind."""
+        if not (self.finished or self._foreign) and any(self.output.iterdir()):
+            self.warn("this is not rank 0: what it left in `output` is not kept")
+        super().finish()

@@ -3,6 +3,7 @@
 The agent hands changes over, by revision, in spec.json (what was known at the start) and control.json (what came
 later). A change that a run has answered has the first step that it holds for; a run that goes on from before that
 step puts the old value back and takes the new one over at the same step, so that it equals the run that went on.
+Of several ranks, rank 0 hears of a change and answers; all take it over at the same step, or none does.
 Not here: who may change what (the task service), how the files travel (the agent).
 """
 
@@ -12,9 +13,16 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from trainwright.training import layout
+from trainwright.training.ranks import Ranks
 
 if TYPE_CHECKING:
     from trainwright.training.context import Run
+
+
+_APART = (
+    "its processes are not joined by torch.distributed, so they cannot agree on a step: pause the task, "
+    "change the parameters, and resume it"
+)
 
 
 @dataclass(slots=True)
@@ -62,6 +70,7 @@ class Hot:
         self._news: deque[Waiting] = deque()
         self._answers: list[dict[str, Any]] = []
         self._unsaid = False
+        self._ranks = Ranks(spec)
         self._rate = str((spec.get("repairable") or {}).get("learning_rate"))
         self.check: Callable[[dict[str, Any]], object] | None = None
         self.parts: Mapping[str, Any] | None = None
@@ -76,12 +85,27 @@ class Hot:
                 values = {name: value["new"] for name, value in change["changes"].items()}
                 self._news.append(Waiting(revision, None, values))
 
+    def between_steps(self, run: "Run", step: int, stop: bool) -> bool:
+        """Return whether to stop, and learn of changes: both as rank 0 says, on every rank.
+
+        Outside of `run.steps()`, take over what holds from `step`.
+        """
+        news = [] if self._ranks.are_apart else self._heard()
+        stop, step, news = self._ranks.agreed(stop, step, news)
+        self._waiting += news
+        if self.parts is None:
+            self.at(run, step)
+        return stop
+
     def at(self, run: "Run", step: int) -> None:
         """Take over what holds from `step`, the one that begins now."""
         if not (self._waiting or self._news or self._unsaid):
             return
-        while self._news:
-            self._waiting.append(self._news.popleft())
+        if self._ranks.members == 1:
+            self._waiting += self._heard()
+        elif self._ranks.are_apart:
+            for change in self._heard():
+                self._answer(change.revision, {"error": _APART})
         due = [one for one in self._waiting if one.step is None or one.step <= step]
         self._waiting = [one for one in self._waiting if one not in due]
         for change in due:
@@ -90,15 +114,24 @@ class Hot:
                 if older.revision < change.revision:
                     older.values = {n: v for n, v in older.values.items() if n not in change.values}
             if change.step is None:
-                answer = {"step": step} if error is None else {"error": error}
-                self._answers.append({"revision": change.revision, **answer})
-                self._unsaid = True
+                self._answer(change.revision, {"step": step} if error is None else {"error": error})
         if self._unsaid:
             self._say(run)
 
+    def _heard(self) -> list[Waiting]:
+        """Return what came since the last call."""
+        return [self._news.popleft() for _ in range(len(self._news))]
+
+    def _answer(self, revision: int, answer: dict[str, Any]) -> None:
+        if self._ranks.rank == 0:
+            self._answers.append({"revision": revision, **answer})
+            self._unsaid = True
+
     def _take(self, run: "Run", step: int, values: Mapping[str, Any]) -> str | None:
-        """Let values hold from a step on; return why they are refused, if they are."""
-        before: dict[str, Any] = {name: run.parameters.get(name) for name in values}
+        """Let values hold from a step on; return why they are refused, if they are: then nothing has changed."""
+        before: dict[str, Any] = {name: run.parameters[name] for name in values if name in run.parameters}
+        told: list[Callable[[int, dict[str, Any]], object]] = []
+        error = None
         try:
             if self.check is not None:
                 self.check({**run.parameters, **values})
@@ -106,8 +139,14 @@ class Hot:
                 tell = getattr(part, "parameters_changed", None)
                 if callable(tell):
                     tell(step, dict(values))
-        except Exception as error:  # the script's own code
-            return _in_words(error)
+                    told.append(tell)
+        except Exception as refused:  # the script's own code
+            error = _in_words(refused)
+        error = self._ranks.refusal(error)
+        if error is not None:
+            for tell in told:
+                tell(step, dict(before))
+            return error
         run.parameters.update(values)
         if self._rate in values and self.parts is not None:
             run.change_rate(self.parts, float(before[self._rate]), float(values[self._rate]))

@@ -8,6 +8,8 @@ on however short that is: after a minute he may be asked where others would lose
 Where much would be lost, a task waits first, within a bound: until a run saves or ends whose moment is known; and
 until it has waited as long (each second counted with the GPUs of the one it is about) as the others had worked
 without a checkpoint when it came: who does not know for how long he will need it rents until he could have bought.
+One that is not urgent has leisure: its seconds count for less, and it waits for what even those lose who save when
+they are asked, for their next start: meanwhile a place may become free for which nobody has to go.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -19,7 +21,9 @@ from services.scheduler.domain.state import Clearing, Run, State, weight_of
 
 DAY = 86_400.0
 LEISURE = 6.0
-"""A task that is not urgent (of the default priority, or a lower one) waits so many times longer for others."""
+"""So many seconds of a task that is not urgent (of the default priority, or a lower one) count for one."""
+LONGER = 24.0
+"""Such a task waits so many times longer for others, at most."""
 SPREAD = 4
 """Runs on several workers that are tried as the first to leave for a gang."""
 
@@ -53,6 +57,7 @@ class Patience:
     since: float
     until: float
     weight: float
+    urgent: bool
 
     def price(self, run: Run, lost: float) -> tuple[float, float]:
         """Return what a run loses if it goes at its best moment, with the wait for that, and the moment."""
@@ -69,15 +74,21 @@ class Patience:
         at, last = max(found, key=lambda pair: (pair[0], pair[1].task_id))
         if at > self.now:
             return replace(clearing, at=at, after=last.task_id)
-        before = sum(run.lost_work(self.since) - run.least_lost(self.since) for _, run in found)
+        before = sum(self._worked(run) for _, run in found)
         at = min(self.until, self.since + before / max(self.weight, 0.001))
         return replace(clearing, at=at) if at > self.now else clearing
+
+    def _worked(self, run: Run) -> float:
+        """Return what a run would have lost when the task came; to an urgent one its next start does not count."""
+        lost = run.lost_work(self.since)
+        return lost - run.least_lost(self.since) if self.urgent else lost
 
 
 def patience_of(waiting: Waiting, state: State, now: float) -> Patience:
     """Return how long a task waits for others to lose less."""
-    since, bound = waiting.queued_at, state.policy.forbearance * (1 if waiting.priority > 0 else LEISURE)
-    return Patience(now, since, since + bound, weight_of(waiting.needs))
+    since, urgent, weight = waiting.queued_at, waiting.priority > 0, weight_of(waiting.needs)
+    until = since + state.policy.forbearance * (1 if urgent else LONGER)
+    return Patience(now, since, until, weight if urgent else weight / LEISURE, urgent)
 
 
 Victims = list[tuple[float, Run]]

@@ -19,7 +19,7 @@ from trainwright import recipes
 from trainwright.contracts.base import Event, iso, nearest
 from trainwright.contracts.errors import Conflict, FieldError, IllegalTransition, InvalidInput
 from trainwright.contracts.parameters import ChangedValue, ChangeState, ParametersAnswer
-from trainwright.contracts.task import FINAL, TaskDocument, TaskStatus
+from trainwright.contracts.task import FINAL, TaskDocument
 from trainwright.contracts.task_config import HotRule, SetParameters
 from trainwright.documents.changes import content_hash, same
 from trainwright.runtime.clock import Clock
@@ -58,9 +58,6 @@ async def set_parameters(
     task = await get_task(tx, task_id)
     if task.status in FINAL:
         raise IllegalTransition(f"task {task_id} is {task.status}: its parameters do not change any more")
-    if task.config.resource_requirements.workers > 1 and task.status is TaskStatus.RUNNING:
-        how = "its workers take them over when they start: pause it, change them, and resume it"
-        raise Conflict(f"task {task_id} runs on several workers; {how}")
     values = _checked(task, wish.parameters)
     before = domain.current(task)
     news = {name: value for name, value in values.items() if not same(before.get(name), value)}

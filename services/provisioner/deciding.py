@@ -157,14 +157,15 @@ class _Decision:
         return {machine.name for machine in self.world.machines if machine.state in live}
 
     def _serve(self, wish: Wish, bins: list[_Bin]) -> None:
-        left = self._put(wish, wish.count, bins)
+        left = self._put(wish, 1 if wish.by_quota else wish.count, bins)
         if not left:
+            self._keep_all(wish)
             return
         fitting = [kind for kind in self._by_size() if self._size(kind).holds(wish.size)]
         if not fitting:
             self.notes.append(f"{_tasks(left)} with {wish.size}: fits no class ({self._offers()})")
             return
-        if (idle := self._idle_for(wish)) is not None:
+        if not wish.by_quota and (idle := self._idle_for(wish)) is not None:
             self.notes.append(
                 f"{_tasks(left)} with {wish.size}: {idle.worker_id} is idle and no help: {wish.reason}"
             )
@@ -177,6 +178,13 @@ class _Decision:
                 return
             bins.append(_Bin(self._start(kind), is_new=True))
             left = self._put(wish, left, bins[-1:])
+        self._keep_all(wish)
+
+    def _keep_all(self, wish: Wish) -> None:
+        """Keep every worker while one more is on its way to make a quota larger: it is a share of them all."""
+        for worker in self.pairs.values() if wish.by_quota else ():
+            if worker.works:
+                self._use(worker)
 
     def _put(self, wish: Wish, left: int, bins: Iterable[_Bin]) -> int:
         """Put as many as fit on what there is; return how many are left."""

@@ -73,6 +73,8 @@ class Wish:
     count: int = 1
     waited: float = 0.0
     reason: str = ""
+    by_quota: bool = False
+    """Whether the quota is too small, a share of all cores: what is free is no help, one machine more is."""
 
 
 class MachineState(StrEnum):

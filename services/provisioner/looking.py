@@ -10,6 +10,7 @@ from services.provisioner.machines.port import MACHINE_LABEL
 from services.provisioner.settings import ProvisionerSettings
 from trainwright.contracts.base import Contract
 from trainwright.contracts.pool import DemandView
+from trainwright.contracts.queue import WaitClass
 from trainwright.contracts.worker import WorkerList, WorkerView
 
 PREFIX = "/api/v1/training"
@@ -41,7 +42,13 @@ class Platform:
         workers = await self._ask(WorkerList, "GET", "/workers")
         demand = await self._ask(DemandView, "GET", "/resources/demand")
         wishes = [
-            Wish(Size(one.gpu, one.cpu, one.memory, one.gpu_memory), one.count, one.waited_seconds, one.reason)
+            Wish(
+                Size(one.gpu, one.cpu, one.memory, one.gpu_memory),
+                one.count,
+                one.waited_seconds,
+                one.reason,
+                by_quota=one.waits_for is WaitClass.QUOTA,
+            )
             for one in demand.demand
         ]
         ours = sorted(workers.workers, key=lambda view: view.registered_at)

@@ -32,6 +32,7 @@ from trainwright.contracts.waiting import Simulate, Simulated, Why
 from trainwright.contracts.worker import WorkerList, WorkerView
 from trainwright.runtime.http import Caller, Calling
 from trainwright.runtime.outbox import accept, emit
+from trainwright.runtime.waiting import is_known
 from trainwright.storage.again import again_if_busy
 from trainwright.storage.document import Collection, Transaction, decode_cursor, encode_cursor
 
@@ -193,8 +194,11 @@ def _waiting_routes(passes: Passes) -> APIRouter:
 
     @router.get("/tasks/{task_id}/why", tags=["tasks"], summary="Why a task waits, and what would unblock it")
     async def show_why(task_id: WorkerId) -> Why:
-        board = await passes.look()
-        entry = await find_entry(passes.store, task_id)
+        async def known() -> bool:
+            return await find_entry(passes.store, task_id) is not None
+
+        await is_known(task_id, known, passes.store)
+        board, entry = await passes.look(), await find_entry(passes.store, task_id)
         if entry is None:
             raise NotFound(f"there is no task {task_id!r}")
         return views.why_view(board, entry)

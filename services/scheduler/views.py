@@ -6,8 +6,8 @@ from datetime import UTC, datetime, timedelta
 from services.scheduler.board import Board, host_of
 from services.scheduler.domain.planning import plan
 from services.scheduler.domain.pool import Needs, Room, free_room
-from services.scheduler.domain.queue import Waiting
-from services.scheduler.domain.shares import Ledger, dominant, never_allowed, use_of
+from services.scheduler.domain.queue import Waiting, never_fits
+from services.scheduler.domain.shares import Excess, Ledger, dominant
 from services.scheduler.domain.state import UNKNOWN, Run
 from services.scheduler.domain.why import why
 from services.scheduler.leases import Leases
@@ -24,7 +24,6 @@ from trainwright.contracts.pool import (
     PoolWorker,
     StrategyUse,
 )
-from trainwright.contracts.queue import WaitClass
 from trainwright.contracts.quota import Strategy
 from trainwright.contracts.resource import ResourceRequirements, ResourceUsage, Slots
 from trainwright.contracts.waiting import Part, Simulate, Simulated, Why
@@ -163,11 +162,14 @@ def pool_use(board: Board, quotas: Sequence[Strategy], leases: Leases) -> PoolUs
 
 def demand_view(board: Board) -> DemandView:
     """Return which waiting tasks more workers could help, by shape, those first that have waited longest."""
-    found = []
+    found, ledger = [], Ledger(board.state.shares, board.state.pool, board.now())
     for shape, group in board.state.queue.groups.items():
-        reason = group.reason
-        if shape.claims or (reason is not None and reason.wait is WaitClass.QUOTA):
+        reason, excess = group.reason, None
+        if never_fits(shape, board.state.pool) is None:  # asked anew: a group that was left and joined knows none
+            excess = ledger.excess(shape.strategy, shape.needs)
+        if shape.claims or (excess is not None and not _grows(excess)):
             continue
+        reason = reason if excess is None else excess.reason(shape.strategy)
         since = min(board.state.queue.waiting[task_id].queued_at for _, _, task_id in group.members)
         needs = shape.needs
         found.append(
@@ -184,6 +186,11 @@ def demand_view(board: Board) -> DemandView:
         )
     found.sort(key=lambda one: -one.waited_seconds)
     return DemandView(waiting=len(board.state.queue.waiting), demand=found)
+
+
+def _grows(excess: Excess) -> bool:
+    """Return whether more workers make a quota large enough for a task that exceeds it by itself."""
+    return excess.alone and bool(excess.share)
 
 
 def _strategy_use(
@@ -276,14 +283,10 @@ def check_quota(board: Board, strategy: str, needs: Needs) -> None:
     Raises:
         ResourceLimitError: So it is.
     """
-    state = board.state
-    quota = state.shares.quotas.get(strategy)
-    ledger = Ledger(state.shares, state.pool, 0.0)
-    if quota is not None and state.pool.hosts:
-        words = never_allowed(strategy, quota, use_of(needs, ledger.gpu_memory), ledger.total[1])
-        if words is not None:
-            message = f"{words}; ask for less, or raise the quota"
-            raise ResourceLimitError(message, [FieldError(path="resource_requirements", message=message)])
+    excess = Ledger(board.state.shares, board.state.pool, 0.0).excess(strategy, needs)
+    if excess is not None and excess.alone and not _grows(excess):
+        message = f"{excess.reason(strategy).words}; ask for less, or raise the quota"
+        raise ResourceLimitError(message, [FieldError(path="resource_requirements", message=message)])
 
 
 def needs_of(wish: ResourceRequirements) -> Needs:

@@ -150,6 +150,32 @@ async def test_what_waits_is_told_by_its_size_and_may_ask_for_something_else(
     assert "memory" in refused.stderr
 
 
+async def _more_workers_are_told_apart_from_never(
+    api: httpx.AsyncClient, plane: ServiceProcess, tmp_path: Path
+) -> None:
+    """Ask for more than the quota of `vision` gives on one worker of four cores: one run, half of all cores."""
+    few = await shell(plane, "resource", "simulate", "--workers", "2", "--gpu-memory", "1Gi")
+    assert "1 of 2 that it asks for at once" in few
+    ask = {"resource_requirements": {"cpu": 3}, "strategy": "vision"}
+    later = (await api.post("/resources/simulate", json=ask)).json()
+    assert (later["starts_now"], later["why"]["waits_for"]) == (False, "quota"), "more workers make it larger"
+    assert "may have 2 CPU (50 % of 4)" in later["why"]["reason"]
+    three = await submit(api, tmp_path, **ask)
+    await until_status(api, three, "pending", "waiting_quota")
+    wanted = (await api.get("/resources/demand")).json()["demand"]
+    assert [(one["cpu"], one["waits_for"]) for one in wanted] == [(3, "quota")], "not who waits for runs to end"
+    assert (await api.post(f"/tasks/{three}/cancel")).status_code == 200
+    ask["resource_requirements"] = {"workers": 2}
+    never = await api.post("/resources/simulate", json=ask)
+    assert (never.status_code, never.json()["code"]) == (409, "resource_limit")
+    assert "asks for 2, may have 1 workers" in never.json()["detail"]
+
+    async def is_gone() -> bool:
+        return bool((await api.get("/resources/pool")).json()["waiting"] == 1)
+
+    await eventually(is_gone, within=20, what="the cancelled one to leave the queue")
+
+
 async def test_quotas_reservations_and_workers_left_out(
     bus: Bus, api: httpx.AsyncClient, plane: ServiceProcess, tmp_path: Path
 ) -> None:
@@ -163,9 +189,7 @@ async def test_quotas_reservations_and_workers_left_out(
     two = await submit(api, tmp_path, strategy="vision")
     await until_status(api, two, "pending", "waiting_quota")
     assert [one["kind"] for one in (await why(api, two))["blocked_by"]] == ["quota", "task"]
-    never = await api.post("/resources/simulate", json={"resource_requirements": {"cpu": 3}, "strategy": "vision"})
-    assert (never.status_code, never.json()["code"]) == (409, "resource_limit")
-    assert "may have 2 CPU (50 % of 4)" in never.json()["detail"]
+    await _more_workers_are_told_apart_from_never(api, plane, tmp_path)
     use = (await api.get("/resources/usage")).json()["strategies"]
     assert [(row["strategy"], row["workers"], row["waiting"]) for row in use] == [("vision", 1, 1)]
 

@@ -241,12 +241,45 @@ async def test_what_is_important_is_confirmed_and_what_no_run_has_seen_goes_with
     bad = await desk.api.patch(f"/tasks/{task_id}/parameters", json={"parameters": {}, "reason": ""})
     assert {one["path"] for one in bad.json()["errors"]} == {"parameters", "reason"}
     assert (await desk.change("task-none", lr=1)).status_code == 404
+    fraction = await desk.submitted(start=False, parameters={"lr": 0.1}, hot=["lr"])
+    assert (await desk.change(fraction, lr=1)).json()["changes"] == {"lr": {"old": 0.1, "new": 1.0}}
+    assert (await desk.change(fraction, lr=0.5)).status_code == 202, "1 has not made a whole number of it"
     undeclared = await desk.submitted(start=False, parameters={"lr": 0.1})
     assert "nothing is declared `hot`" in (await desk.change(undeclared, lr=0.2)).text
 
 
+async def _is_made_once(desk: Desk, task_id: str) -> None:
+    """Ask again with an Idempotency-Key once the script and the configuration are gone."""
+    script = desk.folder / "once.py"
+    script.write_text("print(1)")
+    document = {"recipe": "script", "parameters": {"path": str(script)}}
+    config_id = (await desk.api.post("/configs", json={"config": document})).json()["config_id"]
+    asked: list[tuple[str, dict[str, Any]]] = [
+        ("/tasks", {"config": document}),
+        ("/tasks", {"config_id": config_id}),
+        (f"/tasks/{task_id}/rerun", {"priority": 2}),
+    ]
+
+    async def answers() -> list[tuple[int, Any]]:
+        found = []
+        for number, (path, body) in enumerate(asked):
+            answer = await desk.api.post(path, json=body, headers={"idempotency-key": f"once-{number}"})
+            found.append((answer.status_code, answer.json()))
+        return found
+
+    first = await answers()
+    assert [status for status, _ in first] == [201, 201, 201]
+    script.unlink()
+    assert (await desk.api.delete(f"/configs/{config_id}")).status_code == 204
+    assert await answers() == first
+    for path, body in asked:
+        other = await desk.api.post(path, json={**body, "priority": 9}, headers={"idempotency-key": "once-0"})
+        assert (other.status_code, other.json()["errors"][0]["path"]) == (422, "Idempotency-Key")
+
+
 async def test_tasks_wait_for_others_and_fall_with_them(desk: Desk, own_kafka: str, tmp_path: Path) -> None:
     first = await desk.submitted(start=False)
+    await _is_made_once(desk, first)
     second = await desk.submitted(body={"depends_on": [first, first]})
     third = await desk.submitted(body={"depends_on": [second]})
     apart = await desk.submitted(body={"depends_on": [second], "on_dependency_failure": "run"})

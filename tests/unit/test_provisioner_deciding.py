@@ -65,6 +65,18 @@ def test_what_an_idle_worker_does_not_help_another_one_does_not_either() -> None
     assert "worker-of-small-1 is idle and no help: waiting for a free place" in found.notes[0]
 
 
+def test_a_quota_that_is_a_share_of_all_cores_gets_one_machine_more_beside_an_idle_one() -> None:
+    world = World((replace(wishing(5, waited=30), by_quota=True),), (worker("small-1"),), (running("small-1"),))
+    memory = Memory(came={"worker-of-small-1": 0.0}, idle={"worker-of-small-1": 0.0})
+    first = decide(world, memory, POLICY, 30)
+    assert first.actions == (Start("small-2", "small"),), "one, and the idle one stays: its cores count"
+    coming = Machine("small-2", "small", MachineState.STARTING)
+    assert decide(replace(world, machines=(*world.machines, coming)), first.memory, POLICY, 31).actions == ()
+    full = decide(world, memory, replace(POLICY, kinds=(replace(SMALL, most=1),)), 30)
+    assert full.notes == ("1 task waits with 2 CPU, 9.31e-10 GiB: class small is at its most of 1",)
+    assert full.actions == (Drain("worker-of-small-1"),), "nothing can be had that would help"
+
+
 def test_a_worker_is_drained_first_and_ended_only_when_still_idle() -> None:
     machines, memory = (running("small-1"),), Memory(came={"worker-of-small-1": 0}, idle={"worker-of-small-1": 0})
     first = decide(World((), (worker("small-1"),), machines), memory, POLICY, 10)

@@ -1,13 +1,17 @@
 """A turn of events and the pass that they ask for are one transaction, whatever becomes of it."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
+from fastapi import FastAPI
 
 from services.scheduler import passes as scheduler_passes
 from services.scheduler.reactions import reactions
+from services.scheduler.routes import build_router
 from services.scheduler.store import COLLECTIONS
 from tests.runtime_kit import record, task_event
 from tests.unit.test_scheduler_passes import TASK, Scheduler, a_worker
@@ -54,6 +58,17 @@ async def test_who_hears_of_a_task_gives_it_its_place_at_once(scheduler: Turns) 
     await scheduler.turn(task_event())
     assert await commands(scheduler) == [TASK]
     assert await scheduler.holds_a_place()
+
+
+async def test_who_asks_why_is_answered_though_the_scheduler_hears_of_the_task_only_now(scheduler: Turns) -> None:
+    app = FastAPI()
+    app.include_router(build_router(scheduler.passes, scheduler.leases))
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://scheduler") as api:
+        asked = asyncio.create_task(api.get(f"/tasks/{TASK}/why"))
+        await asyncio.sleep(0.1)  # it looks for the task before the task is there
+        await scheduler.turn(task_event())
+        answer = await asked
+    assert (answer.status_code, answer.json()["task_id"]) == (200, TASK)
 
 
 async def test_a_turn_that_was_not_committed_leaves_nothing_behind(scheduler: Turns) -> None:

@@ -28,7 +28,10 @@ def test_the_first_in_the_order_is_told_whom_it_waits_for_and_when_that_ends() -
     assert found.unblocked_by == ["r ends"]
     assert found.estimate is not None
     assert found.estimate.starts_at is not None
-    assert (found.estimate.starts_at.timestamp(), found.estimate.basis) == (NOW + 600, LIMIT)
+    assert (found.estimate.starts_at.timestamp(), found.estimate.basis) == (
+        NOW + 600,
+        "the limit of what runs there",
+    )
     assert found.estimate.certain
 
 
@@ -77,17 +80,106 @@ def test_what_never_fits_is_told_what_would_do(
     assert unblock in found.unblocked_by
 
 
+RAISED = "the quota is raised: `trainwright resource set-quota`"
+
+
 def test_a_quota_is_named_with_the_runs_that_use_it_up() -> None:
-    run = a_run("r", [("worker-1", Room(cpu=2))], strategy="s", ends=NOW + 60, basis=LIMIT)
-    queue = [Waiting("a", Needs(cpu=1), strategy="s"), Waiting("b", Needs(cpu=3), strategy="s")]
-    state = a_state([a_host()], queue, [run], quotas={"s": Quota()})
+    run = a_run("r", [("worker-1", Room(cpu=1))], strategy="s", ends=NOW + 60, basis=LIMIT)
+    state = a_state([a_host()], [Waiting("a", Needs(cpu=1.5), strategy="s")], [run], quotas={"s": Quota()})
     found = asked(state, "a")
     assert (found.waits_for, found.strategy) == (WaitClass.QUOTA, "s")
+    assert found.reason == "waiting for the quota of strategy s: it may have 2 CPU (50 % of 4) at a time"
     assert [(one.kind, one.id) for one in found.blocked_by] == [("quota", "s"), ("task", "r")]
-    assert found.unblocked_by == ["one of the 1 runs of strategy s ends", "the quota is raised"]
-    never = asked(state, "b")
-    assert never.reason == "never fits the quota of strategy s: asks for 3, may have 2 CPU (50 % of 4)"
-    assert (never.unblocked_by, never.estimate) == (["the quota is raised"], None)
+    assert found.blocked_by[0].reason == "1 of 2 CPU in use, this one asks for 1.5"
+    assert found.unblocked_by == ["r ends", RAISED]
+    assert found.estimate is not None
+    assert found.estimate.starts_at is not None
+    assert found.estimate.starts_at.timestamp() == NOW + 60
+
+
+@pytest.mark.parametrize(
+    ("most", "unblock", "starts"),
+    [
+        (3, "one of the 3 runs of strategy s ends", NOW + 10),
+        (2, "enough of the 3 runs of strategy s end", NOW + 20),  # lowered below what is in use
+        (1, "enough of the 3 runs of strategy s end", NOW + 30),
+    ],
+)
+def test_a_quota_says_how_many_of_its_runs_have_to_end(most: int, unblock: str, starts: float) -> None:
+    places = [Room(cpu=0.1)] * 3
+    runs = [
+        a_run(f"r{n}", [("worker-1", room)], strategy="s", ends=NOW + 10 * n, basis=LIMIT)
+        for n, room in enumerate(places, 1)
+    ]
+    queue = [Waiting("a", Needs(cpu=0.1), strategy="s")]
+    found = asked(a_state([a_host()], queue, runs, quotas={"s": Quota(max_workers=most)}), "a")
+    assert found.unblocked_by[0] == unblock
+    assert found.estimate is not None
+    assert found.estimate.starts_at is not None
+    assert found.estimate.starts_at.timestamp() == starts
+
+
+def test_only_runs_whose_end_is_enough_are_named() -> None:
+    runs = [
+        a_run("small", [("worker-1", Room(cpu=0.5))], strategy="s"),
+        a_run("large", [("worker-1", Room(cpu=1.5))], strategy="s"),
+    ]
+    state = a_state([a_host()], [Waiting("a", Needs(cpu=1), strategy="s")], runs, quotas={"s": Quota()})
+    found = asked(state, "a")
+    assert (found.unblocked_by[0], found.estimate) == ("large ends", None)
+
+
+@pytest.mark.parametrize(
+    ("needs", "quota", "reason", "unblock"),
+    [
+        (
+            Needs(cpu=3),
+            Quota(),
+            "waiting for more workers or a larger quota of strategy s: asks for 3, may have 2 CPU (50 % of 4)",
+            ["workers connect, for 6 CPU in all", RAISED, "the task asks for less"],
+        ),
+        (
+            Needs(cpu=3, members=2),
+            Quota(max_workers=1),
+            "never fits the quota of strategy s: asks for 2, may have 1 workers",
+            [RAISED, "the task asks for less"],
+        ),
+    ],
+)
+def test_a_quota_that_is_too_small_by_itself_is_said_to_grow_only_where_it_does(
+    needs: Needs, quota: Quota, reason: str, unblock: list[str]
+) -> None:
+    run = a_run("r", [("worker-1", Room(cpu=1))], strategy="s", ends=NOW + 60, basis=LIMIT)
+    hosts = [a_host("worker-1"), a_host("worker-2")][: needs.members]
+    found = asked(a_state(hosts, [Waiting("a", needs, strategy="s")], [run], quotas={"s": quota}), "a")
+    assert (found.reason, found.unblocked_by, found.estimate) == (reason, unblock, None)
+    assert [one.kind for one in found.blocked_by] == ["quota"]  # the run is not in its way
+
+
+def test_workers_that_are_missing_are_counted() -> None:
+    found = asked(a_state([a_host()], [Waiting("a", Needs(members=2))]), "a")
+    assert found.unblocked_by == ["a worker with 1 CPU connects", "the task asks for less"]
+    found = asked(a_state([a_host()], [Waiting("a", Needs(members=3))]), "a")
+    assert found.unblocked_by == ["2 more workers with 1 CPU connect", "the task asks for less"]
+
+
+def test_one_that_would_fit_beside_the_first_is_not_told_of_runs_that_are_not_in_its_way() -> None:
+    run = a_run("r", [("worker-1", Room(cpu=3))], ends=NOW + 600, basis=LIMIT)
+    queue = [Waiting("a", Needs(cpu=4)), Waiting("b", Needs(cpu=1), age=1), Waiting("c", Needs(cpu=2), age=2)]
+    state = a_state([a_host()], queue, [run])
+    beside = asked(state, "b")
+    assert [one.id for one in beside.blocked_by] == ["a"]
+    assert beside.unblocked_by == ["a starts or the task has a `timeout` that ends before that"]
+    behind = asked(state, "c")  # there is no room for it: no promise helps
+    assert [one.id for one in behind.blocked_by] == ["a", "r"]
+    assert behind.unblocked_by == ["r ends", "a starts"]
+
+
+def test_one_that_is_not_submitted_counts_among_those_that_wait() -> None:
+    run = a_run("r", [("worker-1", Room(cpu=4))])
+    state = a_state([a_host()], [Waiting("a", Needs())], [run])
+    found = why(state, Waiting("not submitted", Needs(), age=1), NOW, {})
+    assert (found.position, found.waiting) == (2, 2)
 
 
 def test_a_pause_and_a_reservation_are_named() -> None:

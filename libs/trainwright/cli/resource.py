@@ -217,13 +217,15 @@ def simulate(
     gpu: Gpu = 0,
     cpu: Cpu = 1,
     memory: Memory = "0",
+    gpu_memory: Annotated[str, typer.Option(help="That each GPU has at least, such as 40Gi.")] = "0",
+    workers: Annotated[int, typer.Option(min=1, help="Workers that run it together.")] = 1,
     priority: Annotated[int, typer.Option(help="Higher goes first.")] = 0,
     strategy: Strategy = None,
     timeout: Annotated[str | None, typer.Option(help="Time that it may train: 2h.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Say what would happen to a task now, without submitting it."""
-    needs = {"gpu": gpu, "cpu": cpu, "memory": memory}
+    needs = {"gpu": gpu, "cpu": cpu, "memory": memory, "gpu_memory": gpu_memory, "workers": workers}
     with connect() as client:
         found = client.simulate(needs, priority=priority, strategy=strategy, timeout=timeout)
     if as_json:

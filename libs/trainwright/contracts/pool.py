@@ -155,6 +155,6 @@ class DemandView(Contract):
     )
     waiting: int = Field(description="Tasks that wait for a place in all.")
     demand: list[Demand] = Field(
-        description="Those that more workers could help, by shape: not who waits for a quota, for the time of the"
-        " next try, or has places cleared."
+        description="Those that more workers could help, by shape: not who waits for the time of the next try, has"
+        " places cleared, or waits for a quota, unless that is a share of all cores and too small by itself."
     )

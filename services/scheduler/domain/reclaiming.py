@@ -24,7 +24,7 @@ def over_the_quota(strategy: str, quota: Quota, state: State, now: float) -> lis
             going.append(run)
             used = used.plus(run.use, -1)
     for run in reversed(going[:-1]):  # a small one may have been taken before a large one that is enough
-        if over_quota(strategy, quota, used, run.use, cpus) is None:
+        if over_quota(quota, used, run.use, cpus) is None:
             going.remove(run)
             used = used.plus(run.use)
     return going
@@ -37,7 +37,7 @@ def _goes_already(run: Run) -> bool:
 def _eases(run: Run, used: Use, quota: Quota, cpus: float) -> bool:
     """Return whether a limit is exceeded that a run counts for."""
     return any(
-        over_quota("", quota, Use(), Use(**{name: getattr(used, name)}), cpus) is not None
+        over_quota(quota, Use(), Use(**{name: getattr(used, name)}), cpus) is not None
         for name in ("cpu", "gpu_memory", "members")
         if getattr(run.use, name)
     )

@@ -8,6 +8,7 @@ first; one that comes new owes nothing.
 """
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from services.scheduler.domain.pool import EPSILON, Needs, Pool
 from services.scheduler.domain.queue import Reason
@@ -89,29 +90,45 @@ def largest_gpu(pool: Pool) -> int:
     return max((memory for host in pool.hosts.values() for memory in host.gpus.values()), default=0)
 
 
-def over_quota(strategy: str, quota: Quota, used: Use, wanted: Use, cpus: float) -> Reason | None:
-    """Return why a strategy may not have more now, or can never have so much; None if it may."""
-    limits = [
-        (wanted.cpu, used.cpu, quota.cpu_percent / 100 * cpus, f"CPU ({quota.cpu_percent:g} % of {cpus:g})"),
-        (wanted.gpu_memory / MIB, used.gpu_memory / MIB, float(quota.gpu_memory_mb), "MB of GPU memory"),
-        (wanted.members, used.members, float(quota.max_workers), "workers"),
-    ]
-    for need, _, limit, unit in limits:
-        if need > limit + EPSILON:
-            words = f"never fits the quota of strategy {strategy}: asks for {need:g}, may have {limit:g} {unit}"
-            return Reason(WaitClass.QUOTA, words)
-    for need, has, limit, unit in limits:
-        if need and need + has > limit + EPSILON:
-            return Reason(
-                WaitClass.QUOTA, f"waiting for the quota of strategy {strategy}: {limit:g} {unit} are in use"
-            )
-    return None
+class Excess(NamedTuple):
+    """A limit of a quota that a task would exceed: what it asks for, what is in use, what may be."""
+
+    asks: float
+    used: float
+    limit: float
+    unit: str
+    share: str = ""
+    """Of which the limit is a part, in words: it grows with the workers. Empty where it does not."""
+
+    @property
+    def alone(self) -> bool:
+        """Return whether the task exceeds it by itself, whatever else runs."""
+        return self.asks > self.limit + EPSILON
+
+    def reason(self, strategy: str) -> Reason:
+        """Return why a task waits: the same words however much of the quota is in use at the moment."""
+        most = f"{self.limit:g} {self.unit}{f' ({self.share})' if self.share else ''}"
+        if not self.alone:
+            words = f"waiting for the quota of strategy {strategy}: it may have {most} at a time"
+        elif self.share:
+            words = f"waiting for more workers or a larger quota of strategy {strategy}"
+            words += f": asks for {self.asks:g}, may have {most}"
+        else:
+            words = f"never fits the quota of strategy {strategy}: asks for {self.asks:g}, may have {most}"
+        return Reason(WaitClass.QUOTA, words)
 
 
-def never_allowed(strategy: str, quota: Quota, wanted: Use, cpus: float) -> str | None:
-    """Return why a quota can never be kept by so much; None if it can."""
-    found = over_quota(strategy, quota, Use(), wanted, cpus)
-    return None if found is None else found.words
+def over_quota(quota: Quota, used: Use, wanted: Use, cpus: float) -> Excess | None:
+    """Return the limit by which a strategy may not have more now; first one that a task exceeds by itself."""
+    share = f"{quota.cpu_percent:g} % of {cpus:g}"
+    memory = wanted.gpu_memory / MIB, used.gpu_memory / MIB
+    limits = (
+        Excess(*memory, float(quota.gpu_memory_mb), "MB of GPU memory"),
+        Excess(wanted.members, used.members, float(quota.max_workers), "workers"),
+        Excess(wanted.cpu, used.cpu, quota.cpu_percent / 100 * cpus, "CPU", share),
+    )
+    over = [one for one in limits if one.asks and one.asks + one.used > one.limit + EPSILON]
+    return next((one for one in over if one.alone), over[0] if over else None)
 
 
 @dataclass(slots=True)
@@ -171,10 +188,15 @@ class Ledger:
             self._share[strategy] = share
         return share
 
-    def refusal(self, strategy: str, needs: Needs) -> Reason | None:
-        """Return why a quota forbids a place now; None if it does not."""
+    def excess(self, strategy: str, needs: Needs) -> Excess | None:
+        """Return the limit of a quota that forbids a place now; None if none does."""
         quota = self.shares.quotas.get(strategy)
         if quota is None:
             return None
         wanted = use_of(needs, self.gpu_memory)
-        return over_quota(strategy, quota, self.used(strategy), wanted, self.total[1])
+        return over_quota(quota, self.used(strategy), wanted, self.total[1])
+
+    def refusal(self, strategy: str, needs: Needs) -> Reason | None:
+        """Return why a quota forbids a place now; None if it does not."""
+        excess = self.excess(strategy, needs)
+        return None if excess is None else excess.reason(strategy)

@@ -4,7 +4,7 @@ Computed from the same state as a pass, when somebody asks.
 """
 
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -25,13 +25,16 @@ from services.scheduler.domain.queue import (
     shape_of,
     size_of,
 )
-from services.scheduler.domain.shares import Ledger
-from services.scheduler.domain.state import UNKNOWN, Hold, State, earliest
+from services.scheduler.domain.shares import Excess, Ledger, over_quota, use_of
+from services.scheduler.domain.state import LIMIT, PAST_RUNS, UNKNOWN, Hold, Run, State, earliest
 from trainwright.contracts.queue import WaitClass
 from trainwright.contracts.waiting import Blocker, Estimate, Why
 
 SHOWN = 20
 """Blockers that are named."""
+SET_QUOTA = "`trainwright resource set-quota`"
+THERE = {LIMIT: "the limit of what runs there", PAST_RUNS: "past runs of what runs there"}
+"""What an end is known by, said to who waits for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +62,7 @@ def why(state: State, waiting: Waiting, now: float, names: Mapping[str, str]) ->
         waits_for=reason.wait,
         reason=reason.words,
         position=None if reason.wait is WaitClass.LATER else 1 + _ahead(asked),
-        waiting=len(state.queue.waiting),
+        waiting=len(state.queue.waiting.keys() | {waiting.task_id}),
         priority=waiting.priority,
         strategy=waiting.strategy or None,
         blocked_by=blockers[:SHOWN],
@@ -96,36 +99,57 @@ def _reasons(asked: _Asked) -> Answer:
     never = never_fits(asked.shape, state.pool)
     if never is not None:
         return never, [], _larger(asked, never), None
-    refused = asked.ledger.refusal(waiting.strategy, waiting.needs)
-    return _by_slots(asked) if refused is None else _by_quota(asked, refused)
+    excess = asked.ledger.excess(waiting.strategy, waiting.needs)
+    return _by_slots(asked) if excess is None else _by_quota(asked, excess)
 
 
 def _larger(asked: _Asked, reason: Reason) -> list[str]:
-    needs = asked.waiting.needs
-    drained = [f"worker {name} is undrained" for name in drained_for(needs, asked.state.pool)[:SHOWN]]
+    needs, pool = asked.waiting.needs, asked.state.pool
+    drained = [f"worker {name} is undrained" for name in drained_for(needs, pool)[:SHOWN]]
     if reason.wait is WaitClass.WORKER:
         return [*drained, "a worker connects"]
-    return [*drained, f"a worker with {size_of(needs)} connects", "the task asks for less"]
+    missing = needs.members - len(pool.fitting(needs))
+    size = size_of(needs._replace(members=1))
+    more = f"{missing} more workers with {size} connect" if missing > 1 else f"a worker with {size} connects"
+    return [*drained, more, "the task asks for less"]
 
 
-def _by_quota(asked: _Asked, refused: Reason) -> Answer:
-    name = asked.waiting.strategy
+def _by_quota(asked: _Asked, excess: Excess) -> Answer:
+    name, reason = asked.waiting.strategy, excess.reason(asked.waiting.strategy)
+    words = f"{excess.used:g} of {excess.limit:g} {excess.unit} in use, this one asks for {excess.asks:g}"
+    quota, raised = Blocker(kind="quota", id=name, reason=words), f"the quota is raised: {SET_QUOTA}"
+    if excess.alone:
+        cores = asked.ledger.total[1] * excess.asks / excess.limit if excess.share and excess.limit else 0
+        more = [f"workers connect, for {cores:.6g} CPU in all"] if cores else []
+        unblock = [*more, raised, "the task asks for less"]
+        return reason, [quota], unblock, None
     runs = [run for run in asked.state.runs.values() if run.strategy == name]
-    quota = Blocker(kind="quota", id=name, reason=refused.words)
     blockers = [quota, *(_blocker(asked, run.task_id, f"counts for strategy {name}") for run in runs)]
-    unblock = ["the quota is raised"]
-    if not refused.words.startswith("never"):
-        unblock = [f"one of the {len(runs)} runs of strategy {name} ends", *unblock]
-    ends = [end for end in (asked.state.end_of(run, asked.now) for run in runs) if end[0] < UNKNOWN]
-    if not ends or refused.words.startswith("never"):
-        return refused, blockers, unblock, None
-    at, basis = min(ends)
-    return (
-        refused,
-        blockers,
-        unblock,
-        _estimate(at, f"{basis} of the first run of its strategy to end, not before"),
-    )
+    ends = sorted((asked.state.end_of(run, asked.now), run.task_id) for run in runs)
+    names = [task_id for _, task_id in ends]
+    enough = next((n for n in range(1, len(names)) if _is_free(asked, names[:n])), len(names))
+    at, basis = ends[enough - 1][0]
+    known = _estimate(at, f"{THERE.get(basis, basis)}; others of its strategy may go first, not before")
+    return reason, blockers, [_ends_of(asked, runs), raised], known if at < UNKNOWN else None
+
+
+def _is_free(asked: _Asked, gone: Sequence[str]) -> bool:
+    """Return whether a quota has room once these runs have ended."""
+    name, used = asked.waiting.strategy, asked.ledger.used(asked.waiting.strategy)
+    for task_id in gone:
+        used = used.plus(asked.state.runs[task_id].use, -1)
+    wanted = use_of(asked.waiting.needs, asked.ledger.gpu_memory)
+    return over_quota(asked.state.shares.quotas[name], used, wanted, asked.ledger.total[1]) is None
+
+
+def _ends_of(asked: _Asked, runs: Sequence[Run]) -> str:
+    """Return which runs of a strategy have to end, in words."""
+    enough = [run.task_id for run in runs if _is_free(asked, [run.task_id])]
+    if not enough:
+        return f"enough of the {len(runs)} runs of strategy {asked.waiting.strategy} end"
+    if len(enough) == len(runs) > 1:
+        return f"one of the {len(runs)} runs of strategy {asked.waiting.strategy} ends"
+    return f"{' or '.join(enough[:4])} ends"
 
 
 def _by_slots(asked: _Asked) -> Answer:
@@ -145,16 +169,22 @@ def _by_slots(asked: _Asked) -> Answer:
         chosen = [one for one in found if one[2] in held.workers]
         blockers, unblock = _of_workers(asked, [one[2] for one in chosen])
         unblock = [*put_off, *unblock]
-        return reason, blockers, unblock, _estimate(held.starts, held.basis, certain=held.starts < UNKNOWN)
+        return (
+            reason,
+            blockers,
+            unblock,
+            _estimate(held.starts, THERE.get(held.basis, held.basis), certain=held.starts < UNKNOWN),
+        )
     at, _, _, basis = chosen[-1]
-    blockers, unblock = _of_workers(asked, [one[2] for one in chosen])
+    fits = at <= now
+    blockers, unblock = ([], []) if fits and held is not None else _of_workers(asked, [one[2] for one in chosen])
     if held is not None:
-        blockers, unblock = _behind(asked, held, blockers, unblock)
+        blockers, unblock = _behind(asked, held, blockers, unblock, fits=fits)
     return (
         reason,
         blockers,
         [*put_off, *unblock],
-        _estimate(at, f"{basis or 'free places'}; those ahead of it go first, not before"),
+        _estimate(at, f"{THERE.get(basis, basis) or 'free places'}; those ahead of it go first, not before"),
     )
 
 
@@ -171,11 +201,14 @@ def _put_off(asked: _Asked) -> list[str]:
 
 
 def _behind(
-    asked: _Asked, held: Hold, blockers: list[Blocker], unblock: list[str]
+    asked: _Asked, held: Hold, blockers: list[Blocker], unblock: list[str], *, fits: bool
 ) -> tuple[list[Blocker], list[str]]:
+    """Add who is first in the order; a task that ``fits`` beside it now may also promise to be over in time."""
     where = ", ".join(held.workers[:4]) + (" …" if len(held.workers) > 4 else "")
     first = _blocker(asked, held.task_id, f"is first in the order; places on {where} are kept for it")
-    limit = "" if asked.waiting.limit is not None else " or the task has a `timeout` that ends before that"
+    limit = (
+        "" if asked.waiting.limit is not None or not fits else " or the task has a `timeout` that ends before that"
+    )
     return [first, *blockers], [*unblock, f"{held.task_id} starts{limit}"]
 
 

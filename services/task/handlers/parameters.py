@@ -121,7 +121,7 @@ def _checked(task: TaskDocument, wanted: Mapping[str, Any]) -> dict[str, Any]:
     if not problems:
         resolved, wrong = recipes.check(task.config.recipe, {**before, **wanted}, task.config.data)
         problems = [FieldError(path=path, message=message) for path, message in wrong]
-        values = {name: resolved[name] for name in wanted if name in resolved}
+        values = {name: _alike(before.get(name), resolved[name]) for name in wanted if name in resolved}
     if problems:
         raise InvalidInput("; ".join(f"{one.path}: {one.message}" for one in problems[:3]), problems)
     return values
@@ -151,6 +151,11 @@ def _unfit(before: Any, value: Any, rule: HotRule) -> str | None:
     if rule.maximum is not None and value > rule.maximum:
         return f"must be at most {rule.maximum:g} (got {value})"
     return None
+
+
+def _alike(before: Any, value: Any) -> Any:
+    """Return a value in the type of the one before: a fraction that becomes 1 may become 0.5 again."""
+    return float(value) if isinstance(before, float) and type(value) is int else value
 
 
 def _json(value: Any) -> str:

@@ -85,7 +85,9 @@ def _making_routes(store: DocumentStore, blobs: BlobStore, settings: TaskSetting
         caller: Calling,
         idempotency_key: Once = None,
     ) -> TaskCreatedAnswer:
-        given, origin = await _stored(request) if request.config is None else (request.config, {})
+        if (answer := await _answered(store, request, None, idempotency_key)) is not None:
+            return answer
+        given, origin = await _stored(store, request) if request.config is None else (request.config, {})
         origin |= {"depends_on": request.depends_on, "on_dependency_failure": request.on_dependency_failure}
         return await _created(given, request, request.start, origin, caller, idempotency_key)
 
@@ -93,17 +95,12 @@ def _making_routes(store: DocumentStore, blobs: BlobStore, settings: TaskSetting
     async def rerun_task(
         task_id: TaskId, request: RerunTask, caller: Calling, idempotency_key: Once = None
     ) -> TaskCreatedAnswer:
+        if (answer := await _answered(store, request, task_id, idempotency_key)) is not None:
+            return answer
         task = await get_task(store, task_id)
         given = parsed(merged(task.config.model_dump(mode="json"), request.changes or {}), "changes.")
         origin = {"rerun_of": task_id, "config_id": task.config_id, "config_version": task.config_version}
         return await _created(given, request, request.start, origin, caller, idempotency_key)
-
-    async def _stored(request: CreateTask) -> tuple[TaskConfig, dict[str, Any]]:
-        """Return the document of a stored configuration with the changes that are asked for."""
-        async with store.transaction() as tx:
-            found = await handlers.document_of(tx, str(request.config_id), request.config_version)
-        origin = {"config_id": found.config_id, "config_version": found.version}
-        return parsed(merged(found.config, request.changes or {}), "config."), origin
 
     async def _created(
         given: TaskConfig,
@@ -191,6 +188,22 @@ async def _page(store: DocumentStore, where: Where, limit: int, cursor: str | No
     page, total = await asyncio.gather(found, store.count(TASKS.name, where))
     rows = await views.task_summaries(store, page.items)
     return TaskPage(tasks=rows, total=total, next_cursor=page.next_cursor)
+
+
+async def _stored(store: DocumentStore, request: CreateTask) -> tuple[TaskConfig, dict[str, Any]]:
+    """Return the document of a stored configuration with the changes that are asked for."""
+    async with store.transaction() as tx:
+        found = await handlers.document_of(tx, str(request.config_id), request.config_version)
+    origin = {"config_id": found.config_id, "config_version": found.version}
+    return parsed(merged(found.config, request.changes or {}), "config."), origin
+
+
+async def _answered(
+    store: DocumentStore, request: BaseModel, of_task: str | None, key: str | None
+) -> TaskCreatedAnswer | None:
+    """Return the answer to a request that was answered, whatever has become of what it names since."""
+    seen = await seen_request(store, key) if key else None
+    return None if seen is None or key is None else _same_answer(seen, _hash_of(request, of_task), key)
 
 
 def _same_answer(seen: SeenRequest, request_hash: str, key: str) -> TaskCreatedAnswer:

@@ -157,9 +157,9 @@ class SeenRequest:
     answer: dict[str, Any]
 
 
-async def seen_request(tx: Transaction, key: str) -> SeenRequest | None:
+async def seen_request(reader: Reader, key: str) -> SeenRequest | None:
     """Return the request that used a key before."""
-    found = await tx.get(REQUESTS.name, key)
+    found = await reader.get(REQUESTS.name, key)
     return None if found is None else SeenRequest(found["request_hash"], found["answer"])
 
 

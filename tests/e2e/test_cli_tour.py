@@ -153,7 +153,7 @@ def test_a_run_is_paused_looked_at_and_resumed_and_ends_as_if_nothing_had_been(s
     assert "pause requested" in [entry["cause"] for entry in shell.lines("task", "history", task_id, "--json")]
     series = shell.lines("metrics", task_id, "--name", "sum", "--json", "--max-points", "2000")[0]
     assert series["points"] == [[n, n * (n + 1) / 2] for n in range(1, 1001)]
-    assert "submit it again" in shell("task", "resume", task_id, code=1)
+    assert "rerun makes a new task" in shell("task", "resume", task_id, code=1)
     with Client(home=shell.home) as client:
         assert [one.outcome for one in client.attempts(task_id).attempts] == ["paused", "completed"]
         assert next(one.step for one in client.checkpoints(task_id).checkpoints if one.kept) == 1000

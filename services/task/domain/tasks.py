@@ -375,7 +375,7 @@ def _end(task: TaskDocument, now: datetime, status: TaskStatus, reason: str, **f
 def _illegal(task: TaskDocument, wish: str) -> IllegalTransition:
     """Return a refusal that names where the task stands and what may be asked of it."""
     if task.status in FINAL:
-        legal = "it is over; submit it again"
+        legal = "it is over; rerun makes a new task of it"
     elif task.status is TaskStatus.PAUSED:
         legal = "resume it, or cancel it"
     elif task.stop is StopKind.CANCEL:

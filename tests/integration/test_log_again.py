@@ -14,7 +14,8 @@ from aiokafka import TopicPartition
 from services.app import SERVICES
 from tests.harness import ServiceProcess, eventually, services
 from tests.integration.real_parts import KEY, NAMES, person, worker
-from tests.integration.runtime_parts import client_of, committed, delete, log_of, own_broker
+from tests.integration.runtime_parts import client_of, committed, delete, log_of
+from tests.kafka_fixture import own_broker
 from tests.planted import NO_INBOX, planted
 from tests.store_hash import digest, hashes, rows_of
 from trainwright.contracts.topics import ATTEMPT, COMMAND, QUEUE, RESULT, TASK, TOPICS, WORKER

@@ -70,7 +70,7 @@ secrets: ## Make the secrets of docker-compose.yml in deploy/secrets; those that
 
 .PHONY: test
 test: .venv/.dev ## Run all tests, with a real Kafka started by the fixtures
-	@$(python) -m pytest -n 3 --dist loadfile
+	@$(python) -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 .PHONY: again
 again: .venv/.dev ## Run the tests that failed once more, one after the other: a fault fails again

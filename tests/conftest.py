@@ -10,6 +10,10 @@ from tests.contract.released import newest_tag
 
 pytest_plugins = ["tests.kafka_fixture", "tests.mongo_server", "tests.minio_server", "tests.kubernetes_server"]
 
+# Torch's threads wait for one another in loops that take the processor: beside other tests, a training on two of
+# them takes many times as long. Set before torch is loaded, for what tests start as well.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # Shells start background jobs with SIGINT ignored, `nohup` does so with SIGHUP, and children inherit it: a test
 # that presses Ctrl-C or hangs up would wait.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -91,11 +91,15 @@ async def note_checkpoints(
 
 
 async def note_gone(tx: Transaction, rows: Iterable[Indexed]) -> None:
-    """Note that the files of checkpoints are deleted; forget the oldest such rows of which there are too many."""
+    """Note that the files of checkpoints are deleted; forget the oldest such rows of which there are too many.
+
+    What was noted of them since they were read stays.
+    """
     task_ids = set()
     for row in rows:
-        gone = row.model_copy(update={"gone": True})
-        await tx.put(CHECKPOINTS.name, f"{row.task_id}/{row.manifest}", gone.model_dump(mode="json"))
+        key = f"{row.task_id}/{row.manifest}"
+        if (known := await tx.get(CHECKPOINTS.name, key)) is not None:
+            await tx.put(CHECKPOINTS.name, key, {**known, "gone": True})
         task_ids.add(row.task_id)
     for task_id in task_ids:
         where: dict[str, Scalar] = {"task_id": task_id, "gone": True}

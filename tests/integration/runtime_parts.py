@@ -3,8 +3,8 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Coroutine, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,6 @@ from tests.harness import eventually
 from tests.runtime_kit import COLLECTIONS, record, task_event
 from trainwright.contracts.base import Event
 from trainwright.contracts.topics import TASK, Topic
-from trainwright.embedded.archive import free_ports
 from trainwright.embedded.kafka import KafkaProcess
 from trainwright.runtime.clock import SystemClock
 from trainwright.runtime.envelope import Cause
@@ -30,14 +29,6 @@ from trainwright.storage.document import DocumentStore
 from trainwright.storage.sqlite import SqliteStore
 
 PARTITION = TopicPartition(TASK.name, 0)
-
-
-@contextmanager
-def own_broker(folder: Path) -> Iterator[KafkaProcess]:
-    """Run a broker that a test may pause, kill and rob of its log."""
-    port, controller_port = free_ports(2)
-    with KafkaProcess(folder, port=port, controller_port=controller_port) as broker:
-        yield broker
 
 
 @asynccontextmanager

@@ -75,6 +75,7 @@ async def desk(kafka: str, tmp_path: Path) -> AsyncIterator[Desk]:
     made = Desk(client, tmp_path / "gateway.db")
     await made.store.open()
     yield made
+    await made.parts.sender.close()  # a courier that a test runs by itself leaves the connection open
     await made.store.close()
 
 

@@ -17,13 +17,13 @@ from typer.testing import CliRunner
 
 from tests.events_desk import Desk, Heard, count, desk, say, versions
 from tests.harness import API, Bus, eventually, listening
+from tests.kafka_fixture import own_broker
 from tests.runtime_kit import MOMENT, task_event
 from trainwright.cli.main import app
 from trainwright.client import Client
 from trainwright.contracts.log import LogBatch, LogLevel, LogRecord, LogStream
 from trainwright.contracts.task import TaskStatusChanged
 from trainwright.contracts.topics import TASK
-from trainwright.embedded.archive import free_ports
 from trainwright.embedded.kafka import KafkaProcess
 from trainwright.runtime.kafka import Kafka
 from trainwright.runtime.settings import RuntimeSettings
@@ -34,8 +34,7 @@ PRODUCTION = {"TRAINWRIGHT_TOPICS": "production", "GATEWAY_HEARTBEAT_SECONDS": "
 
 @pytest.fixture(scope="module")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaProcess]:
-    port, controller_port = free_ports(2)
-    with KafkaProcess(tmp_path_factory.mktemp("kafka"), port=port, controller_port=controller_port) as running:
+    with own_broker(tmp_path_factory.mktemp("kafka")) as running:
         yield running
 
 

@@ -4,17 +4,20 @@ import asyncio
 import shutil
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from aiokafka import TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
 
 from services.app import SERVICES
 from tests.harness import ServiceProcess, eventually, services
 from tests.integration.real_parts import KEY, NAMES, person, worker
-from tests.integration.runtime_parts import client_of, committed, delete, log_of, own_broker
+from tests.integration.runtime_parts import client_of, delete, log_of
+from tests.kafka_fixture import own_broker
 from tests.planted import NO_INBOX, planted
 from tests.store_hash import digest, hashes, rows_of
 from trainwright.contracts.topics import ATTEMPT, COMMAND, QUEUE, RESULT, TASK, TOPICS, WORKER
@@ -245,16 +248,18 @@ async def say_all_again(bootstrap: str) -> int:
 async def all_is_read(platform: Platform) -> None:
     """Wait until every service has read what is on the log now, and has said all that it had to say."""
     runtime = Runtime(RuntimeSettings(store="sqlite:/nowhere", blobs="dir:/nowhere"))
-    bootstrap = platform.broker.bootstrap
+    kafka = client_of(platform.broker.bootstrap)
     read = {(name, topic.name) for name in NAMES for topic in SERVICES[name](runtime).reactions}
-    for _ in range(2):  # what is read may have something said
-        ends = await client_of(bootstrap).end_offsets([TopicPartition(topic.name, 0) for topic in TOPICS])
-        for service, topic in sorted(read):
-            group = f"trainwright.{service}.{topic.split('.')[1]}"
+    async with kafka._admin() as admin:
+        for _ in range(2):  # what is read may have something said
+            ends = await kafka.end_offsets([TopicPartition(topic.name, 0) for topic in TOPICS])
+            for service, topic in sorted(read):
+                group, place = f"trainwright.{service}.{topic.split('.')[1]}", TopicPartition(topic, 0)
+                reached = partial(has_read, admin, group, place, ends[place])
+                await eventually(reached, within=30, what=f"{group} to have read everything")
 
-            async def reached(
-                group: str = group, topic: str = topic, end: int = ends[TopicPartition(topic, 0)]
-            ) -> bool:
-                return (await committed(bootstrap, group, topic) or 0) >= end
 
-            await eventually(reached, within=30, what=f"{group} to have read everything")
+async def has_read(admin: AIOKafkaAdminClient, group: str, place: TopicPartition, end: int) -> bool:
+    """Return whether a group has committed all that was there to be read."""
+    held = (await admin.list_consumer_group_offsets(group)).get(place)
+    return end == 0 or (held is not None and held.offset >= end)

@@ -16,9 +16,8 @@ import pytest
 
 from tests.faults.protocol import MODULE, Found, Service, Where, begin, check, in_folder, story
 from tests.faults.zygote import Zygote
+from tests.kafka_fixture import own_broker
 from tests.minio_server import MinioServer
-from trainwright.embedded.archive import free_ports
-from trainwright.embedded.kafka import KafkaProcess
 
 SEED = 20250303
 CRASHES = (
@@ -57,8 +56,7 @@ MUST_FIND = [
 
 @pytest.fixture(scope="module")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    port, controller_port = free_ports(2)
-    with KafkaProcess(tmp_path_factory.mktemp("kafka"), port=port, controller_port=controller_port) as made:
+    with own_broker(tmp_path_factory.mktemp("kafka")) as made:
         yield made.bootstrap
 
 

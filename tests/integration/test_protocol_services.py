@@ -11,7 +11,8 @@ import pytest
 
 from services.app import SERVICES
 from tests.harness import services
-from tests.integration.runtime_parts import client_of, own_broker
+from tests.integration.runtime_parts import client_of
+from tests.kafka_fixture import own_broker
 from trainwright.contracts.topics import TOPICS
 from trainwright.runtime.kafka import Kafka
 from trainwright.runtime.service import Runtime

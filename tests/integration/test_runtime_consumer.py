@@ -18,12 +18,12 @@ from tests.integration.runtime_parts import (
     client_of,
     committed,
     delete,
-    own_broker,
     own_store,
     running,
     tell_raw,
     with_header_name,
 )
+from tests.kafka_fixture import own_broker
 from tests.runtime_kit import COLLECTIONS, Counting, record, task_event, versions_seen
 from trainwright.contracts.errors import StoreUnavailable
 from trainwright.contracts.topics import TASK

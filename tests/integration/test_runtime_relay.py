@@ -17,11 +17,11 @@ from tests.integration.runtime_parts import (
     configs_of,
     delete,
     log_of,
-    own_broker,
     own_store,
     running,
     say,
 )
+from tests.kafka_fixture import own_broker
 from tests.runtime_kit import task_event
 from trainwright.contracts.pulse import SchedulerProbed
 from trainwright.contracts.topics import PULSE, TASK, TOPICS

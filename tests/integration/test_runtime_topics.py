@@ -8,7 +8,8 @@ import pytest
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
-from tests.integration.runtime_parts import client_of, configs_of, own_broker
+from tests.integration.runtime_parts import client_of, configs_of
+from tests.kafka_fixture import own_broker
 from tests.patience import patient
 from trainwright.contracts.topics import DEAD, TASK, TOPICS
 from trainwright.embedded.archive import free_ports

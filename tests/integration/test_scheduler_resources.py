@@ -4,7 +4,7 @@ import asyncio
 import json
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -19,24 +19,15 @@ from trainwright.contracts.command import RunAttempt, StopAttempt
 from trainwright.contracts.failure import Failure, FailureClass
 from trainwright.contracts.quota import ReservationChanged, StrategyChanged, WorkerCordoned
 from trainwright.contracts.worker import AttemptRef
-from trainwright.embedded.archive import free_ports
-from trainwright.embedded.kafka import KafkaProcess
 
 KEY = "a-key-of-the-tests-0123456789"
 
 
 @pytest.fixture
-def plane_kafka(tmp_path: Path) -> Iterator[str]:
-    port, controller_port = free_ports(2)
-    with KafkaProcess(tmp_path / "kafka", port=port, controller_port=controller_port) as broker:
-        yield broker.bootstrap
-
-
-@pytest.fixture
-async def plane(plane_kafka: str, tmp_path: Path) -> AsyncIterator[ServiceProcess]:
+async def plane(own_kafka: str, tmp_path: Path) -> AsyncIterator[ServiceProcess]:
     (tmp_path / "api-key").write_text(KEY)
     env = {"TRAINWRIGHT_ADMIN_KEY_FILE": str(tmp_path / "api-key"), "SCHEDULER_PROTECTED": "0"}
-    with services(["task", "scheduler", "gateway"], plane_kafka, tmp_path, **env) as process:
+    with services(["task", "scheduler", "gateway"], own_kafka, tmp_path, **env) as process:
         await eventually(lambda: answers(process), within=90, what="the gateway")
         yield process
 
@@ -51,8 +42,8 @@ async def answers(process: ServiceProcess) -> bool:
 
 
 @pytest.fixture
-async def bus(plane: ServiceProcess, plane_kafka: str) -> AsyncIterator[Bus]:
-    async with listening(plane_kafka) as bus:
+async def bus(plane: ServiceProcess, own_kafka: str) -> AsyncIterator[Bus]:
+    async with listening(own_kafka) as bus:
         yield bus
 
 

@@ -4,7 +4,7 @@ import asyncio
 import json
 import os
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,6 @@ from tests.integration.worker_harness import Agent
 from trainwright.contracts.attempt import ParametersApplied
 from trainwright.contracts.command import UpdateParameters
 from trainwright.contracts.task import TaskParametersChanged, TaskReprioritised
-from trainwright.embedded.archive import free_ports
-from trainwright.embedded.kafka import KafkaProcess
 from trainwright.training import layout
 
 TRAINS = """
@@ -39,13 +37,6 @@ for step in run.steps(30, checkpoint_every=1000, state=state):
             break
 (run.output / "end.json").write_text(json.dumps({"w": state["w"], "rates": rates}))
 """
-
-
-@pytest.fixture
-def own_kafka(tmp_path: Path) -> Iterator[str]:
-    port, controller_port = free_ports(2)
-    with KafkaProcess(tmp_path / "kafka", port=port, controller_port=controller_port) as broker:
-        yield broker.bootstrap
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """Task and scheduler together over real Kafka; the worker's side is spoken by hand, to tell every story."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -21,16 +21,6 @@ from trainwright.contracts.worker import (
     AttemptRef,
     WorkerStopped,
 )
-from trainwright.embedded.archive import free_ports
-from trainwright.embedded.kafka import KafkaProcess
-
-
-@pytest.fixture
-def own_kafka(tmp_path: Path) -> Iterator[str]:
-    port, controller_port = free_ports(2)
-    with KafkaProcess(tmp_path / "kafka", port=port, controller_port=controller_port) as broker:
-        yield broker.bootstrap
-
 
 short_lease = pytest.mark.parametrize("lease", ["2"])
 """For those who wait for a worker's silence; in the others nobody falls silent, however slow the machine is."""

@@ -14,10 +14,10 @@ from services.trainer_worker import store
 from services.trainer_worker.domain import AttemptState
 from tests.harness import eventually
 from tests.integration.worker_harness import STEPS, Agent, agent_at, assert_whole, is_alive, new_task, pid_of
+from tests.kafka_fixture import own_broker
 from trainwright.contracts.attempt import Outcome
 from trainwright.contracts.failure import FailureClass
 from trainwright.contracts.worker import AttemptRef, WorkerDraining
-from trainwright.embedded.archive import free_ports
 from trainwright.embedded.kafka import KafkaProcess
 from trainwright.runtime.apply import DEAD_LETTERS
 from trainwright.storage.sqlite import SqliteStore
@@ -220,8 +220,7 @@ async def test_killed_at_any_moment_every_attempt_ends_once(agent: Agent) -> Non
 
 @pytest.fixture
 def own_kafka(tmp_path: Path) -> Iterator[KafkaProcess]:
-    port, controller_port = free_ports(2)
-    with KafkaProcess(tmp_path / "kafka", port=port, controller_port=controller_port) as broker:
+    with own_broker(tmp_path / "kafka") as broker:
         yield broker
 
 

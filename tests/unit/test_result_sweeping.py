@@ -315,3 +315,14 @@ async def test_the_index_forgets_the_oldest_that_are_gone(desk: Desk, monkeypatc
         await desk.sweeper.sweep(TASK)
     assert [step for step, _, _ in await rows(desk)] == [12, 11, 10, 9, 8, 7, 6, 5]
     assert desk.files() == await desk.parts(*saved[-3:])
+
+
+async def test_what_is_named_while_its_files_go_stays_named(desk: Desk) -> None:
+    saved = await desk.upload(10)
+    await desk.announce(saved)
+    before = await store.checkpoints_of(desk.documents, TASK)
+    await desk.name(saved)
+    async with desk.documents.transaction() as tx:
+        await store.note_gone(tx, before)
+    (row,) = await store.checkpoints_of(desk.documents, TASK)
+    assert (before[0].named, row.named, row.gone) == (False, True, True)

@@ -347,13 +347,3 @@ async def test_what_a_task_asks_for_changes_while_it_waits_or_is_paused(story: S
     assert (refused.status_code, "rerun" in refused.json()["detail"]) == (409, True)
     gone = await story.api.patch("/tasks/task-none/resources", json={"cpu": 1})
     assert gone.status_code == 404
-
-
-async def test_parameters_of_a_run_on_several_workers_wait_for_its_next_start(story: Story) -> None:
-    await story.running(
-        resource_requirements={"workers": 2}, parameters={"hot": ["lr"], "parameters": {"lr": 1.0}}
-    )
-    wish = {"parameters": {"lr": 0.5}, "reason": "slower"}
-    refused = await story.api.patch(f"/tasks/{story.task_id}/parameters", json=wish)
-    assert refused.status_code == 409, refused.text
-    assert "pause it, change them, and resume it" in refused.json()["detail"]

@@ -12,6 +12,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.integration.telemetry_platform import SECRET, Watched, answers, provisioner, watched
+from tests.kafka_fixture import own_broker
 from tests.trace_collector import Collector, Span, collecting, until
 from trainwright.embedded.archive import free_ports
 from trainwright.runtime.telemetry.names import EDGES, METRICS, SPAN_KINDS, Edge, Step
@@ -41,11 +42,11 @@ class Story:
 
 
 @pytest.fixture(scope="module")
-def story(kafka: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
+def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
     folder = tmp_path_factory.mktemp("telemetry")
-    with collecting() as collector:
+    with collecting() as collector, own_broker(folder / "kafka") as broker:
         env = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_BSP_SCHEDULE_DELAY": "200"}
-        with watched(kafka, folder, **env) as platform:
+        with watched(broker.bootstrap, folder, **env) as platform:
             for url in platform.urls.values():
                 until(lambda url=url: answers(url, "/health/live"), within=60)
             found = Story(platform, collector, platform.train())

@@ -32,6 +32,7 @@ from trainwright.runtime import engines
 from trainwright.runtime.clock import Backoff, Clock, SystemClock
 from trainwright.runtime.consumer import ConsumerLoop
 from trainwright.runtime.effects import EffectRunner, Outcome
+from trainwright.runtime.jobs import Job, together
 from trainwright.runtime.kafka import Kafka
 from trainwright.runtime.outbox import Effect, Emitted, emit
 from trainwright.runtime.relay import Relay
@@ -214,7 +215,7 @@ async def serve(options: argparse.Namespace) -> None:
     relay = (MarksFirst if plant == "marks-first" else Relay)(NAME, store, kafka, clock)
     runner = MarksEffectsFirst if plant == "marks-effects-first" else EffectRunner
     keeper = (WritesAside if plant == "writes-aside" else Keeper)(blobs)
-    jobs = [loop.run(), relay.run(), runner(NAME, store, {"keep": keeper.keep}, clock).run()]
+    jobs: list[Job] = [loop.run, relay.run, runner(NAME, store, {"keep": keeper.keep}, clock).run]
     if plant == "forgets":
         vars(applying)["is_news"] = forgets
     if plant == "drops":
@@ -222,16 +223,13 @@ async def serve(options: argparse.Namespace) -> None:
     if plant == "splits":
         splits = Splits(store)
         vars(applying)["emit"] = splits.emit
-        jobs.append(splits.run())
-    tasks = [asyncio.create_task(job) for job in jobs]
-    while not await finished(loop, store, options.end):
-        for task in tasks:
-            if task.done():
-                task.result()
-        await asyncio.sleep(0.05)
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+        jobs.append(splits.run)
+
+    async def until_finished() -> None:
+        while not await finished(loop, store, options.end):  # noqa: ASYNC110 - a store and a log are asked
+            await asyncio.sleep(0.05)
+
+    await together([*jobs, until_finished])
     await store.close()
 
 

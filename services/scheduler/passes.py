@@ -92,8 +92,13 @@ class Passes:
 
     def __post_init__(self) -> None:
         settings, grace = self.settings, self.settings.preempt_grace
-        policy = Policy(protected=settings.protected, patience=grace, grace=grace)
-        policy = replace(policy, forbearance=settings.forbearance, overdue=settings.overdue)
+        policy = Policy(
+            protected=settings.protected,
+            patience=grace,
+            grace=grace,
+            forbearance=settings.forbearance,
+            overdue=settings.overdue,
+        )
         self.board = Board(self.clock, lambda worker: not self.leads or self.leases.hears(worker), policy)
 
     def wake(self, collection: str | None = None, id: str = "") -> None:
@@ -107,10 +112,10 @@ class Passes:
         self.board.touch(collection, id)
         self._is_due = True
 
-    async def follow_up(self, tx: Transaction) -> Callable[[], None]:
+    async def follow_up(self, tx: Transaction) -> Callable[[], None] | None:
         """Run a pass in the transaction of the events that ask for it: one commit less until a worker hears."""
         if not self._is_due:
-            return _nothing
+            return None
         self._is_due = False
         if self._is_apart or not self.leads:
             return self.wake
@@ -277,9 +282,12 @@ class Passes:
             if entry.placement.state is not PlacementState.ASSIGNED or entry.asked is not None:
                 continue
             entry = replace(
-                entry, asked=StopKind.PREEMPT, gives_way_to=clearing.task_id, gave_way=entry.gave_way + 1
+                entry,
+                asked=StopKind.PREEMPT,
+                gives_way_to=clearing.task_id,
+                gave_way=entry.gave_way + 1,
+                spares=(*entry.spares, clearing.task_id)[-SPARED:],
             )
-            entry = replace(entry, spares=(*entry.spares, clearing.task_id)[-SPARED:])
             await save_entry(tx, entry)
             why = "can start now" if entry.guest_of == clearing.task_id else "has a higher priority"
             why = f"its place is needed for {clearing.task_id}, which {why}"
@@ -388,7 +396,3 @@ class Passes:
         id = derived_id("scheduler", entry.task.task_id, entry.placement.version, *parts)
         cause = Cause(id, entry.traceparent)
         await emit(tx, events, source="scheduler", cause=cause, clock=self.clock)
-
-
-def _nothing() -> None:
-    """Do nothing: no pass was made."""

@@ -65,9 +65,10 @@ class Newest:
 
 
 Reactions = Mapping[Topic, Mapping[type[Event], Handler]]
-FollowUp = Callable[[Transaction], Awaitable[Callable[[], None]]]
-"""What a service does about all that a turn changed, in the turn's own transaction; what it returns is called once
-that is committed. Its failure is the turn's: it must not fail again when the records are tried one by one."""
+FollowUp = Callable[[Transaction], Awaitable[Callable[[], None] | None]]
+"""What a service does about all that a turn changed, in the turn's own transaction; what it returns, if anything,
+is called once that is committed. Its failure is the turn's: it must not fail again when the records are tried one
+by one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import accumulate
 
 from services.scheduler.domain.planning import plan
 from services.scheduler.domain.pool import Room
@@ -25,7 +26,7 @@ from services.scheduler.domain.queue import (
     shape_of,
     size_of,
 )
-from services.scheduler.domain.shares import Excess, Ledger, over_quota, use_of
+from services.scheduler.domain.shares import Excess, Ledger, Use, over_quota, use_of
 from services.scheduler.domain.state import LIMIT, PAST_RUNS, UNKNOWN, Hold, Run, State, earliest
 from trainwright.contracts.queue import WaitClass
 from trainwright.contracts.waiting import Blocker, Estimate, Why
@@ -125,26 +126,29 @@ def _by_quota(asked: _Asked, excess: Excess) -> Answer:
         return reason, [quota], unblock, None
     runs = [run for run in asked.state.runs.values() if run.strategy == name]
     blockers = [quota, *(_blocker(asked, run.task_id, f"counts for strategy {name}") for run in runs)]
-    ends = sorted((asked.state.end_of(run, asked.now), run.task_id) for run in runs)
-    names = [task_id for _, task_id in ends]
-    enough = next((n for n in range(1, len(names)) if _is_free(asked, names[:n])), len(names))
+    ends = sorted((asked.state.end_of(run, asked.now), run.task_id, run.use) for run in runs)
+    left = accumulate((use for _, _, use in ends), lambda used, use: used.plus(use, -1), initial=_used(asked))
+    enough = next((n for n, used in enumerate(left) if n and _is_free(asked, used)), len(ends))
     at, basis = ends[enough - 1][0]
     known = _estimate(at, f"{THERE.get(basis, basis)}; others of its strategy may go first, not before")
     return reason, blockers, [_ends_of(asked, runs), raised], known if at < UNKNOWN else None
 
 
-def _is_free(asked: _Asked, gone: Sequence[str]) -> bool:
-    """Return whether a quota has room once these runs have ended."""
-    name, used = asked.waiting.strategy, asked.ledger.used(asked.waiting.strategy)
-    for task_id in gone:
-        used = used.plus(asked.state.runs[task_id].use, -1)
+def _used(asked: _Asked) -> Use:
+    return asked.ledger.used(asked.waiting.strategy)
+
+
+def _is_free(asked: _Asked, used: Use) -> bool:
+    """Return whether a quota has room for the task beside what is in use."""
+    quota = asked.state.shares.quotas[asked.waiting.strategy]
     wanted = use_of(asked.waiting.needs, asked.ledger.gpu_memory)
-    return over_quota(asked.state.shares.quotas[name], used, wanted, asked.ledger.total[1]) is None
+    return over_quota(quota, used, wanted, asked.ledger.total[1]) is None
 
 
 def _ends_of(asked: _Asked, runs: Sequence[Run]) -> str:
     """Return which runs of a strategy have to end, in words."""
-    enough = [run.task_id for run in runs if _is_free(asked, [run.task_id])]
+    used = _used(asked)
+    enough = [run.task_id for run in runs if _is_free(asked, used.plus(run.use, -1))]
     if not enough:
         return f"enough of the {len(runs)} runs of strategy {asked.waiting.strategy} end"
     if len(enough) == len(runs) > 1:

@@ -10,9 +10,9 @@ import pytest
 
 from services.scheduler.domain.gangs import Ending
 from services.scheduler.members import watched
-from services.scheduler.store import COLLECTIONS, ENTRIES, find_entry, get_entry, save_entry
+from services.scheduler.store import ENTRIES, find_entry, get_entry, save_entry
 from tests.runtime_kit import MOMENT, task_event
-from tests.unit.test_scheduler_passes import TASK, Scheduler
+from tests.unit.test_scheduler_passes import TASK, Scheduler, a_store
 from trainwright.contracts.attempt import AttemptDocument, AttemptEnded, Outcome
 from trainwright.contracts.command import ConcludeAttempt, StopAttempt
 from trainwright.contracts.failure import FailureClass
@@ -100,12 +100,10 @@ class Gang(Scheduler):
 
 @pytest.fixture
 async def gang(tmp_path: Path) -> AsyncIterator[Gang]:
-    store = SqliteStore(tmp_path / "scheduler.db", COLLECTIONS)
-    await store.open()
-    found = Gang(store)
-    await found.begin()
-    yield found
-    await store.close()
+    async with a_store(tmp_path) as store:
+        found = Gang(store)
+        await found.begin()
+        yield found
 
 
 async def test_what_is_said_to_a_gang_that_ends_is_said_again_until_it_has_ended(gang: Gang) -> None:

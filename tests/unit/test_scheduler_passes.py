@@ -58,6 +58,11 @@ class Scheduler:
             answers: Sequence[Any] = await reactions[event.noun](event, tx=tx, clock=self.clock)
         return answers
 
+    async def meet(self, worker: WorkerDocument) -> None:
+        """Hear of a worker, and its first heartbeat."""
+        await self.hear(WorkerRegistered(worker=worker))
+        await self.live(1, [])
+
     async def live(self, seconds: int, running: list[AttemptRef] | None, *, probes: bool = True) -> None:
         """Let seconds pass as they do; a worker that beats (whose clock is an hour ahead) says what runs there."""
         for _ in range(seconds):
@@ -111,15 +116,23 @@ def a_worker() -> WorkerDocument:
     )
 
 
+@contextlib.asynccontextmanager
+async def a_store(folder: Path) -> AsyncIterator[SqliteStore]:
+    """Open the store of a scheduler."""
+    store = SqliteStore(folder / "scheduler.db", COLLECTIONS)
+    await store.open()
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
 @pytest.fixture
 async def scheduler(tmp_path: Path) -> AsyncIterator[Scheduler]:
-    store = SqliteStore(tmp_path / "scheduler.db", COLLECTIONS)
-    await store.open()
-    found = Scheduler(store)
-    await found.hear(WorkerRegistered(worker=a_worker()))
-    await found.live(1, [])
-    yield found
-    await store.close()
+    async with a_store(tmp_path) as store:
+        found = Scheduler(store)
+        await found.meet(a_worker())
+        yield found
 
 
 async def test_a_command_carries_what_the_next_attempt_goes_on_from(scheduler: Scheduler) -> None:

@@ -12,17 +12,17 @@ from services.scheduler.domain.reclaiming import over_the_quota
 from services.scheduler.domain.shares import MIB, Quota
 from services.scheduler.domain.state import Run
 from services.scheduler.reactions import reactions
-from services.scheduler.store import COLLECTIONS, find_entry
+from services.scheduler.store import find_entry
 from tests.runtime_kit import MOMENT, task_event
 from tests.scheduling_kit import NOW, a_host, a_run, a_state
-from tests.unit.test_scheduler_passes import Scheduler
+from tests.unit.test_scheduler_passes import Scheduler, a_store
 from trainwright.contracts.base import Event
 from trainwright.contracts.command import RunAttempt, StopAttempt
 from trainwright.contracts.quota import SetQuota, StrategyChanged
 from trainwright.contracts.task import StopKind, TaskPhase, TaskStatus
 from trainwright.contracts.task_config import TaskConfig
 from trainwright.contracts.topics import RESOURCE
-from trainwright.contracts.worker import WorkerDocument, WorkerRegistered
+from trainwright.contracts.worker import WorkerDocument
 from trainwright.storage.sqlite import SqliteStore
 
 FOUR_GPUS = Room((0, 1, 2, 3), 1, 0)
@@ -78,10 +78,8 @@ def test_those_go_that_lose_the_least_and_no_more_than_must(
 
 @pytest.fixture
 async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
-    made = SqliteStore(tmp_path / "scheduler.db", COLLECTIONS)
-    await made.open()
-    yield made
-    await made.close()
+    async with a_store(tmp_path) as made:
+        yield made
 
 
 @pytest.fixture
@@ -90,8 +88,7 @@ async def scheduler(store: SqliteStore) -> Scheduler:
     worker = WorkerDocument(
         worker_id="w", incarnation="one", version=1, hostname="here", cpus=64, memory=2**34, registered_at=MOMENT
     )
-    await found.hear(WorkerRegistered(worker=worker))
-    await found.live(1, [])
+    await found.meet(worker)
     return found
 
 

@@ -12,18 +12,15 @@ from fastapi import FastAPI
 from services.scheduler import passes as scheduler_passes
 from services.scheduler.reactions import reactions
 from services.scheduler.routes import build_router
-from services.scheduler.store import COLLECTIONS
 from tests.runtime_kit import record, task_event
-from tests.unit.test_scheduler_passes import TASK, Scheduler, a_worker
+from tests.unit.test_scheduler_passes import TASK, Scheduler, a_store, a_worker
 from trainwright.contracts.base import Event
 from trainwright.contracts.command import RunAttempt
 from trainwright.contracts.errors import StoreUnavailable
 from trainwright.contracts.task import TaskStatus
 from trainwright.contracts.topics import TOPIC_OF
-from trainwright.contracts.worker import WorkerRegistered
 from trainwright.runtime.apply import Inbound, apply, apply_each
 from trainwright.storage.document import Transaction
-from trainwright.storage.sqlite import SqliteStore
 
 
 class Turns(Scheduler):
@@ -40,13 +37,10 @@ class Turns(Scheduler):
 
 @pytest.fixture
 async def scheduler(tmp_path: Path) -> AsyncIterator[Turns]:
-    store = SqliteStore(tmp_path / "scheduler.db", COLLECTIONS)
-    await store.open()
-    found = Turns(store)
-    await found.turn(WorkerRegistered(worker=a_worker()))
-    await found.live(1, [])
-    yield found
-    await store.close()
+    async with a_store(tmp_path) as store:
+        found = Turns(store)
+        await found.meet(a_worker())
+        yield found
 
 
 async def commands(scheduler: Turns) -> list[str]:

@@ -8,27 +8,23 @@ from typing import Any
 import pytest
 
 from services.scheduler import requests, views
-from services.scheduler.store import COLLECTIONS, RESERVATIONS, WORKERS, find_worker
+from services.scheduler.store import RESERVATIONS, WORKERS, find_worker
 from services.scheduler.upkeep import Upkeep
 from tests.runtime_kit import MOMENT, task_event
-from tests.unit.test_scheduler_passes import TASK, Scheduler
+from tests.unit.test_scheduler_passes import TASK, Scheduler, a_store
 from trainwright.contracts.queue import WorkerLost
 from trainwright.contracts.quota import Drain, ReservationDocument, Reserve
 from trainwright.contracts.task import TaskPhase, TaskStatus
 from trainwright.contracts.task_config import TaskConfig
 from trainwright.contracts.worker import WorkerDocument, WorkerRegistered, WorkerStopped
-from trainwright.storage.sqlite import SqliteStore
 
 
 @pytest.fixture
 async def scheduler(tmp_path: Path) -> AsyncIterator[Scheduler]:
-    store = SqliteStore(tmp_path / "scheduler.db", COLLECTIONS)
-    await store.open()
-    found = Scheduler(store)
-    await found.hear(WorkerRegistered(worker=a_worker()))
-    await found.live(1, [])
-    yield found
-    await store.close()
+    async with a_store(tmp_path) as store:
+        found = Scheduler(store)
+        await found.meet(a_worker())
+        yield found
 
 
 def a_worker(version: int = 1, incarnation: str = "one", **fields: Any) -> WorkerDocument:

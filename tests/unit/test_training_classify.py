@@ -68,12 +68,12 @@ def test_the_line_shown_is_the_users_own_and_not_a_packages(tmp_path: Path) -> N
     failure = classify(stderr_of("import numpy\n\nnumpy.ones(3).reshape(2, 2, 2)\n", tmp_path))
     assert failure.line == 3
     trace = last_traceback(
-        'Traceback (most recent call last):\n  File "/home/me/train.py", line 7, in <module>\n    fit()\n'
+        'Traceback (most recent call last):\n  File "/srv/mine/train.py", line 7, in <module>\n    fit()\n'
         '  File "/usr/lib/site-packages/lib/core.py", line 90, in fit\n    raise ShapeError("2 x 3")\n'
         "lib.errors.ShapeError: 2 x 3\nsecond line of the message\n"
     )
     assert trace is not None
-    assert (trace.file, trace.line, trace.exception) == ("/home/me/train.py", 7, "ShapeError")
+    assert (trace.file, trace.line, trace.exception) == ("/srv/mine/train.py", 7, "ShapeError")
     assert trace.message == "2 x 3\nsecond line of the message"
 
 
@@ -182,18 +182,18 @@ def test_a_recipe_that_refuses_its_data_is_told_without_a_place_in_the_recipe(tm
 
 
 HEADER = "Traceback (most recent call last):\n"
-OWN = '  File "/run/work/train.py", line 7, in <module>\n    main()\n'
+OWN = '  File "/run/code/train.py", line 7, in <module>\n    main()\n'
 TORCH = '  File "/usr/lib/python3.11/site-packages/torch/x.py", line 90, in f\n    raise error\n'
 
 
 def told(stderr: str, exit_code: int | None = 1, signal: str | None = None, oom_kills: int = 0) -> Failure:
     return classify(
-        Ending(exit_code=exit_code, signal=signal, stderr=stderr, folder="/run/work", oom_kills=oom_kills)
+        Ending(exit_code=exit_code, signal=signal, stderr=stderr, folder="/run/code", oom_kills=oom_kills)
     )
 
 
 def test_what_failed_in_a_data_loaders_worker_is_named_with_the_line_there() -> None:
-    nested = '  File "/run/work/rows.py", line 12, in __getitem__\n    return open(self.paths[n])\n'
+    nested = '  File "/run/code/rows.py", line 12, in __getitem__\n    return open(self.paths[n])\n'
     failure = told(
         f"{HEADER}{OWN}{TORCH}FileNotFoundError: Caught FileNotFoundError in DataLoader worker process 0.\n"
         f"Original {HEADER}{TORCH}{nested}FileNotFoundError: [Errno 2] No such file or directory: 'a.png'\n\n"
@@ -224,7 +224,7 @@ def test_of_several_ranks_the_one_that_failed_is_told_and_not_those_that_lost_it
 
 
 def test_a_program_that_only_says_that_another_one_failed_is_not_the_reason() -> None:
-    inner = f'{HEADER}  File "/run/work/prepare.py", line 3, in <module>\n    rows[3]\nIndexError: out of range\n'
+    inner = f'{HEADER}  File "/run/code/prepare.py", line 3, in <module>\n    rows[3]\nIndexError: out of range\n'
     outer = f"{HEADER}{OWN}subprocess.CalledProcessError: Command 'x' returned non-zero exit status 1.\n"
     assert (told(inner + outer).file, told(inner + outer).line) == ("prepare.py", 3)
     assert told(outer).exception == "CalledProcessError"
@@ -233,7 +233,7 @@ def test_a_program_that_only_says_that_another_one_failed_is_not_the_reason() ->
 def test_tracebacks_in_boxes_are_read_too() -> None:
     failure = told(
         "╭──── Traceback (most recent call last) ────╮\n"
-        "│ /run/work/train.py:9 in main              │\n"
+        "│ /run/code/train.py:9 in main              │\n"
         "│                                           │\n"
         "│ ❱  9 │   rate = None / 2                  │\n"
         "╰───────────────────────────────────────────╯\n"
@@ -268,11 +268,11 @@ def test_a_crash_is_told_with_the_line_and_the_stacks_that_python_left() -> None
     dump = (
         "Fatal Python error: Segmentation fault\n\n"
         "Thread 0x00007f01 (most recent call first):\n"
-        '  File "/run/work/loader.py", line 2 in fill\n\n'
+        '  File "/run/code/loader.py", line 2 in fill\n\n'
         "Current thread 0x00007f02 (most recent call first):\n"
         '  File "/usr/lib/python3.11/ctypes/__init__.py", line 519 in string_at\n'
-        '  File "/run/work/train.py", line 5 in native\n'
-        '  File "/run/work/train.py", line 8 in <module>\n\n'
+        '  File "/run/code/train.py", line 5 in native\n'
+        '  File "/run/code/train.py", line 8 in <module>\n\n'
         "Extension modules: numpy (total: 1)\n"
     )
     failure = told(f"loading\n{dump}", None, "SIGSEGV")

@@ -19,6 +19,7 @@ from trainwright.contracts.queue import PlacementAssigned, PlacementReleased, Wo
 from trainwright.contracts.task import TaskPhase, TaskRetryScheduled
 from trainwright.contracts.worker import (
     AttemptRef,
+    WorkerDraining,
     WorkerStopped,
 )
 
@@ -214,7 +215,11 @@ async def test_failures_are_charged_and_a_stopped_worker_is_not(
     await hand.register()
     await bus.tape.until(RunAttempt)
     await hand.started(task_id, 1)
+    await until_status(api, task_id, "running")
+    # Topics have no order among them: an agent that leaves says so first, and goes when its end was heard.
+    await bus.say(WorkerDraining(worker=hand.document(draining=True)))
     await hand.ended(task_id, 1, Outcome.INTERRUPTED)
+    await until_status(api, task_id, "pending")
     await bus.say(WorkerStopped(worker=hand.document(stopped=True)))
     task = await until_status(api, task_id, "pending", "waiting_slots")
     assert (task["losses"], task["retries_used"]) == (1, 0)

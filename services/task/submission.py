@@ -87,6 +87,10 @@ def checked(config: TaskConfig, prefix: str) -> tuple[TaskConfig, list[FieldErro
     parameters, wrong = recipes.check(config.recipe, config.parameters, config.data)
     problems = [FieldError(path=f"{prefix}{path}", message=message) for path, message in wrong]
     config = config.model_copy(update={"parameters": parameters, "name": config.name or config.recipe})
+    if config.timeout is not None and config.timeout <= 0:
+        # No bound of the model: events and stores hold documents of before, and who reads them must not stumble.
+        message = f"Input should be greater than 0 (got '{config.timeout:g}'); leave it out for no limit"
+        problems.append(FieldError(path=f"{prefix}timeout", message=message))
     for declared in (_with_repairs, _with_hot):
         config, unfit = declared(config)
         problems += [FieldError(path=f"{prefix}{one.path}", message=one.message) for one in unfit]

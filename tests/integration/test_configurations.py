@@ -185,6 +185,50 @@ async def test_a_text_that_is_no_document_is_refused(api: httpx.AsyncClient, tex
     assert (answer["valid"], says in answer["errors"][0]["message"]) == (False, True)
 
 
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e400"])
+async def test_a_number_that_is_none_is_refused_by_name_wherever_a_parameter_can_be_given(
+    api: httpx.AsyncClient, tmp_path: Path, number: str
+) -> None:
+    script = tmp_path / "train.py"
+    script.write_text("print(1)\n")
+    good = {"recipe": "script", "parameters": {"path": str(script), "lr": 0.5}, "hot": ["lr"]}
+    config_id = (await api.post("/configs", json={"config": good})).json()["config_id"]
+    task_id = (await api.post("/tasks", json={"config": good})).json()["task_id"]
+    wrong = {"parameters": {"path": str(script), "lr": -1, "deep": [1, {"x": -1}]}}
+    for method, path, body, prefix in (
+        ("POST", "/tasks", {"config": {**good, **wrong}}, "config."),
+        ("POST", "/tasks", {"config_id": config_id, "changes": wrong}, "changes."),
+        ("POST", f"/tasks/{task_id}/rerun", {"changes": wrong}, "changes."),
+        ("PATCH", f"/tasks/{task_id}/parameters", {**wrong, "reason": "x"}, ""),
+        ("POST", "/configs", {"config": {**good, **wrong}}, "config."),
+        ("PATCH", f"/configs/{config_id}", {"changes": wrong}, "changes."),
+    ):
+        content = json.dumps(body).replace("-1", number)
+        answer = await api.request(method, path, content=content, headers={"Content-Type": "application/json"})
+        told = problems(answer)
+        assert told.keys() == {f"{prefix}parameters.lr", f"{prefix}parameters.deep.1.x"}, path
+        assert "not a finite number" in told[f"{prefix}parameters.lr"]
+        assert "write it as text if it is meant (got" in told[f"{prefix}parameters.lr"]
+    as_text = await api.post("/tasks", json={"config": {**good, "parameters": {"path": str(script), "lr": "NaN"}}})
+    assert as_text.status_code == 201, "text is text"
+
+
+async def test_no_time_at_all_is_no_limit_that_a_run_could_keep(api: httpx.AsyncClient, tmp_path: Path) -> None:
+    script = tmp_path / "train.py"
+    script.write_text("print(1)\n")
+    good = {"recipe": "script", "parameters": {"path": str(script)}}
+    for none in (0, "0s", -1):
+        document = {**good, "timeout": none}
+        for path, body in (("/tasks", {"config": document}), ("/configs", {"config": document})):
+            told = problems(await api.post(path, json=body))
+            assert told.keys() == {"config.timeout"}
+            assert "greater than" in told["config.timeout"]
+        assert problems(await api.post("/tasks", json={"config": good, "timeout": none})).keys() == {"timeout"}
+        (error,) = (await api.post("/configs/validate", json={"config": document})).json()["errors"]
+        assert error["path"] == "timeout"
+    assert (await api.post("/tasks", json={"config": {**good, "timeout": "1s"}})).status_code == 201
+
+
 async def test_hostile_requests_get_a_problem_and_change_nothing(api: httpx.AsyncClient) -> None:
     before = (await api.get("/configs")).json()["total"]
     huge = TEXT + "# " + "x" * 60_000

@@ -6,7 +6,7 @@ Nouns live in files of their own; the topics they travel on are in ``topics.py``
 import difflib
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from functools import lru_cache
@@ -100,8 +100,26 @@ def _text(value: str) -> str:
     return value
 
 
+def _not_finite(value: Any, place: tuple[str | int, ...] = ()) -> Iterator[InitErrorDetails]:
+    if isinstance(value, dict | list) and len(place) <= DEEPEST:
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _not_finite(item, (*place, key))
+    elif isinstance(value, float) and not math.isfinite(value):
+        said = "not a finite number, or too large for one; write it as text if it is meant"
+        yield InitErrorDetails(type=PydanticCustomError("finite_number", said), loc=place, input=value)
+
+
+def _finite(given: dict[str, Any]) -> dict[str, Any]:
+    if wrong := list(_not_finite(given)):
+        raise ValidationError.from_exception_data("GivenObject", wrong)
+    return given
+
+
 JsonObject = Annotated[dict[str, Any], AfterValidator(_storable)]
 """Any JSON object that every store and every JSON reader can hold: no huge number, nothing endlessly deep."""
+
+GivenObject = Annotated[dict[str, Any], AfterValidator(_finite), AfterValidator(_storable)]
+"""The same as people send it: a number that is not finite (`1e400` is none) is a slip, and not made text."""
 
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the content, in hex.")]

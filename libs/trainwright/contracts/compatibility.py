@@ -49,6 +49,7 @@ def _kind(schema: Schema) -> Any:
         "default",
         "examples",
         "minimum",
+        "exclusiveMinimum",
         "maximum",
         "minLength",
         "maxLength",

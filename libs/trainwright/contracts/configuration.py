@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 from trainwright.contracts.base import (
     Contract,
     Event,
+    GivenObject,
     Guard,
     JsonObject,
     Name,
@@ -110,7 +111,7 @@ class ConfigurationDeleted(ConfigurationEvent):
 
 
 class _Document(Request):
-    config: JsonObject | None = Field(None, description="The task document; or send it as `text`.")
+    config: GivenObject | None = Field(None, description="The task document; or send it as `text`.")
     text: Text | None = None
     format: Literal["yaml", "json"] = Field("yaml", description="How `text` is written.")
 

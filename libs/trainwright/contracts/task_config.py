@@ -13,7 +13,7 @@ from pydantic import (
     model_validator,
 )
 
-from trainwright.contracts.base import LARGEST, JsonObject, Name, Request, Sha256, example, known_only
+from trainwright.contracts.base import LARGEST, GivenObject, Name, Request, Sha256, example, known_only
 from trainwright.contracts.failure import FailureClass
 from trainwright.contracts.resource import MOST_WORKERS, Bytes, ResourceRequirements
 
@@ -61,6 +61,7 @@ LONGEST = 3650 * 86_400
 """Ten years in seconds: a moment that is so far off can still be computed, and be read as a date."""
 
 Seconds = Annotated[float, Field(ge=0, le=LONGEST, allow_inf_nan=False), BeforeValidator(_seconds)]
+SomeTime = Annotated[float, Field(gt=0, le=LONGEST, allow_inf_nan=False), BeforeValidator(_seconds)]
 
 
 class RetryRule(Request):
@@ -120,8 +121,8 @@ class TaskConfig(Request):
     )
     name: Name | None = Field(None, description="A name for people; the recipe's name when left out.")
     recipe: Name = Field(description="Key of a recipe: `forecast`, `script`, or one that is installed.")
-    parameters: JsonObject = Field(default={}, description="The recipe's parameters.")
-    data: JsonObject | None = Field(None, description="The data set: a path and what its columns mean.")
+    parameters: GivenObject = Field(default={}, description="The recipe's parameters.")
+    data: GivenObject | None = Field(None, description="The data set: a path and what its columns mean.")
     files: list[FileRef] = Field(default=[], max_length=5000, description="Uploaded files, by content hash.")
     resource_requirements: ResourceRequirements = ResourceRequirements()
     priority: int = Field(0, ge=-1000, le=1000, description="Higher goes first.")
@@ -161,7 +162,7 @@ ReceivedConfig = Annotated[TaskConfig, WrapValidator(_received)]
 
 
 Patch = Annotated[
-    JsonObject,
+    GivenObject,
     Field(description="What changes of the document (RFC 7396): sections are merged, null takes a key away."),
 ]
 TaskIds = Annotated[
@@ -179,7 +180,7 @@ class Over(Request):
     strategy: Name | None = None
     labels: Labels | None = None
     max_retries: int | None = Field(None, ge=0, le=100)
-    timeout: Seconds | None = Field(None, description="Time that it may train: `2h`.")
+    timeout: SomeTime | None = Field(None, description="Time that it may train: `2h`.")
 
 
 def _or_left_out(schema: dict[str, Any]) -> None:
@@ -235,7 +236,7 @@ class SetParameters(Request):
     """`PATCH /tasks/{id}/parameters`: new values of parameters that are declared hot."""
 
     model_config = example(parameters={"learning_rate": 0.001}, reason="the loss has stopped falling")
-    parameters: Annotated[JsonObject, Field(min_length=1, max_length=64)] = Field(
+    parameters: Annotated[GivenObject, Field(min_length=1, max_length=64)] = Field(
         description="New values by name."
     )
     reason: Annotated[str, Field(min_length=1, max_length=1000)] = Field(description="Why; kept for ever.")

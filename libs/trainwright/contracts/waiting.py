@@ -5,7 +5,7 @@ from pydantic import Field
 from trainwright.contracts.base import Contract, Name, Request, TaskId, Timestamp, WorkerId, example
 from trainwright.contracts.queue import WaitClass
 from trainwright.contracts.resource import ResourceRequirements, Slots
-from trainwright.contracts.task_config import Seconds
+from trainwright.contracts.task_config import SomeTime
 
 _ESTIMATE = {"starts_at": "2025-03-03T09:02:00Z", "basis": "its limit", "certain": False}
 _BLOCKER = {"kind": "task", "id": "task-91c0d2b7aa10", "name": "nightly", "reason": "has 4 GPU of gpu-node-4"}
@@ -64,7 +64,7 @@ class Simulate(Request):
     resource_requirements: ResourceRequirements = ResourceRequirements()
     priority: int = Field(0, ge=-1000, le=1000, description="Higher goes first.")
     strategy: Name | None = Field(None, description="The strategy that it would count for.")
-    timeout: Seconds | None = Field(None, description="Time that it may train: `2h`.")
+    timeout: SomeTime | None = Field(None, description="Time that it may train: `2h`.")
 
 
 class Part(Contract):

@@ -175,6 +175,8 @@ async def test_every_wrong_field_is_named_with_its_path_and_the_nearest(api: htt
         ("x: " + "[" * 20_000, "nested deeper than"),
         ("a: &a [*a]", "nested deeper than"),
         ("a: .nan", "not a finite number"),
+        ("yes: 1", "a key was read as true: so YAML reads yes, on and true; put it in quotes if it is a name"),
+        ("parameters: {off: 1}", "a key in parameters was read as false: so YAML reads no, off and false"),
         ("a: !!python/object/apply:os.system ['true']", "could not determine a constructor"),
         ("a: " + "9" * 5000, "digits"),
     ],

@@ -366,3 +366,9 @@ async def test_a_task_is_made_of_a_version_and_outlives_the_configuration(
     bad = await api.post(f"/tasks/{old['task_id']}/rerun", json={"changes": {"recipe": "scrpt"}})
     assert "did you mean 'script'?" in problems(bad)["changes.recipe"]
     assert (await api.post("/tasks/task-none/rerun", json={})).status_code == 404
+    same = await api.post(f"/tasks/{old['task_id']}/rerun", headers={"Idempotency-Key": old["task_id"]})
+    assert same.status_code == 201, "what changes nothing needs no body"
+    new = (await api.get(f"/tasks/{same.json()['task_id']}")).json()
+    assert (new["rerun_of"], new["config"], new["started_at"]) == (old["task_id"], old["config"], None)
+    said = await api.post(f"/tasks/{old['task_id']}/rerun", json={}, headers={"Idempotency-Key": old["task_id"]})
+    assert said.json() == same.json(), "and is the same request as an empty one"

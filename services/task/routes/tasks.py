@@ -93,7 +93,10 @@ def _making_routes(store: DocumentStore, blobs: BlobStore, settings: TaskSetting
 
     @router.post("/tasks/{task_id}/rerun", status_code=201, summary="Run a task's document again as a new task")
     async def rerun_task(
-        task_id: TaskId, request: RerunTask, caller: Calling, idempotency_key: Once = None
+        task_id: TaskId,
+        request: Annotated[RerunTask, Body(default_factory=RerunTask)],
+        caller: Calling,
+        idempotency_key: Once = None,
     ) -> TaskCreatedAnswer:
         if (answer := await _answered(store, request, task_id, idempotency_key)) is not None:
             return answer

@@ -16,13 +16,14 @@ from services.scheduler.store import (
     STRATEGIES,
     Cordon,
     WorkerEntry,
+    find_entry,
     get_entry,
     get_worker,
     save_entry,
     save_worker,
 )
 from trainwright.contracts.base import Event
-from trainwright.contracts.errors import FieldError, InvalidInput, NotFound, ResourceLimitError
+from trainwright.contracts.errors import Conflict, FieldError, InvalidInput, NotFound, ResourceLimitError
 from trainwright.contracts.queue import PlacementState
 from trainwright.contracts.quota import (
     CordonDocument,
@@ -36,7 +37,7 @@ from trainwright.contracts.quota import (
     WorkerCordoned,
 )
 from trainwright.contracts.resource import Slots
-from trainwright.contracts.task import StopKind
+from trainwright.contracts.task import FINAL, StopKind
 from trainwright.runtime.clock import Clock
 from trainwright.storage.document import Transaction
 
@@ -92,6 +93,7 @@ async def reserve(
 
     Raises:
         InvalidInput: The moment has passed.
+        Conflict: The task has ended.
         ResourceLimitError: Nothing of that size is free.
     """
     now = clock.now()
@@ -99,6 +101,10 @@ async def reserve(
     if until <= now:
         message = f"{until.isoformat()} has passed; name a later moment"
         raise InvalidInput(message, [FieldError(path="until", message=message)])
+    entry = None if wish.task_id is None else await find_entry(tx, wish.task_id)
+    if entry is not None and entry.task.status in FINAL:
+        message = f"task {wish.task_id} is {entry.task.status} and takes no place any more"
+        raise Conflict(f"{message}; name one that has not ended, or run it again and name the new one")
     worker_id, slots = _free_part(wish, board)
     found = ReservationDocument(
         reservation_id=clock.new_id("reservation"),

@@ -213,6 +213,7 @@ async def test_quotas_reservations_and_workers_left_out(
     await api.delete("/resources/quotas/vision")
     assert (await api.get("/resources/quotas")).json() == {"quotas": []}
     await eventually(lambda: _none_takes(api, two), within=20, what="no worker to take anything")
+    await _nothing_is_kept_for_one_that_has_ended(api, tmp_path)
     await shell(plane, "worker", "undrain", hand.worker_id)
     await bus.tape.until(RunAttempt, 4)
 
@@ -223,6 +224,21 @@ async def test_quotas_reservations_and_workers_left_out(
     assert [(c.cordoned, c.actor == "scheduler") for c in cordons] == [(True, False), (False, False), (True, True)]
     assert cordons[2].until is not None
     assert "2 runs failed there for its own fault, the last one: ECC error" in cordons[2].reason
+
+
+async def _nothing_is_kept_for_one_that_has_ended(api: httpx.AsyncClient, tmp_path: Path) -> None:
+    task_id = await submit(api, tmp_path)
+    await api.post(f"/tasks/{task_id}/cancel", params={"wait": 10})
+
+    async def refused() -> str | None:
+        answer = await api.post("/resources/reservations", json={"cpu": 1, "task_id": task_id, "duration": "1h"})
+        return answer.json()["detail"] if answer.json()["code"] == "conflict" else None
+
+    told = await eventually(refused, within=20, what="no place to be kept for a task that has ended")
+    assert told == (
+        f"task {task_id} is cancelled and takes no place any more;"
+        " name one that has not ended, or run it again and name the new one"
+    )
 
 
 async def _none_takes(api: httpx.AsyncClient, task_id: str) -> bool:

@@ -124,13 +124,36 @@ def test_ctrl_c_ends_what_follows_a_task_with_130_and_leaves_the_task_alone(
     )
 
 
-def test_a_reader_that_has_gone_ends_a_command_without_a_word() -> None:
+@pytest.mark.parametrize("words", [["--help"], ["task", "list"], ["events", "follow", "--json"]], ids="-".join)
+def test_a_reader_that_has_gone_ends_a_command_without_a_word(url: str, words: list[str]) -> None:
+    """With what a shell says of any command that wrote into a closed pipe, such as `cat` before `head`."""
     reader, writer = os.pipe()
     os.close(reader)
-    command = [sys.executable, "-m", "trainwright.cli.main", "--help"]
+    command = [sys.executable, "-m", "trainwright.cli.main", *words]
     with os.fdopen(writer) as out:
         done = subprocess.run(command, stdout=out, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
-    assert (done.returncode, done.stderr) == (1, "")
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+@pytest.mark.parametrize(
+    ("words", "flags"),
+    [
+        ([], ["--version", "--help"]),
+        (["task", "list"], ["--archived", "--json", "--help"]),
+        (["events", "tail"], ["--from-beginning", "--json"]),
+    ],
+    ids=["all", "task-list", "events-tail"],
+)
+def test_help_shows_a_flag_as_what_is_typed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: list[str], flags: list[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["trainwright", *words, "--help"])
+    with pytest.raises(SystemExit, match="0"):
+        main()
+    shown = capsys.readouterr().out
+    assert [flag for flag in flags if f" {flag} " not in shown] == []
+    assert "<bool>" not in shown
+    assert "--no-" not in shown
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,8 @@ WIDE = 250
 CELL = 160
 """Characters of a table's cell; what somebody wrote may be longer."""
 
-COMPLETED, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+COMPLETED, FAILED, USAGE, INTERRUPTED, UNREAD = 0, 1, 2, 130, 141
+"""Unread: who read the output has gone, as in `… | head -1`; a shell says the same of what that signal ends."""
 
 FOLDED = frozenset({"WHY", "ERROR", "RUNS", ""})
 """Columns of free text: only these are folded in a narrow terminal."""

@@ -5,7 +5,7 @@ import signal
 import sys
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -23,13 +23,13 @@ from trainwright.cli import (
     webhook,
     worker,
 )
-from trainwright.cli.console import FAILED, CommandError, complain
+from trainwright.cli.console import FAILED, UNREAD, CommandError, complain
 from trainwright.cli.session import advice, take_shared_options
 
 EPILOG = (
     "Everywhere: --home DIR names the home of a local platform (or TRAINWRIGHT_HOME; else .trainwright here or "
     "above), --url and --key another platform (or TRAINWRIGHT_URL, TRAINWRIGHT_API_KEY). "
-    "Exit codes: 0 completed, 1 failed, 2 wrong usage, 130 interrupted or paused."
+    "Exit codes: 0 completed, 1 failed, 2 wrong usage, 130 interrupted or paused, 141 its output is read no more."
 )
 
 app = typer.Typer(
@@ -79,7 +79,14 @@ def main() -> None:
     # A shell starts background jobs with Ctrl-C ignored; whoever sends it means it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        app(take_shared_options(sys.argv[1:]))
+        arguments = take_shared_options(sys.argv[1:])
+        command = typer.main.get_command(app)
+        _flags_without_value(command, typer.Context(command, **command.context_settings))
+        command(arguments)
+    except SystemExit as ended:
+        if isinstance(ended.__context__, BrokenPipeError):  # Typer says 1, as of any failure
+            sys.exit(UNREAD)
+        raise
     except CommandError as error:
         complain(str(error))
         sys.exit(error.exit_code)
@@ -88,6 +95,15 @@ def main() -> None:
             raise
         complain(_sentence(error))
         sys.exit(FAILED)
+
+
+def _flags_without_value(command: Any, context: typer.Context) -> None:
+    """Let help show a flag as `--flag`; Typer adds the type of a value, which a flag does not take."""
+    for option in command.get_params(context):
+        if getattr(option, "is_flag", False):
+            option.metavar = ""
+    for name, below in getattr(command, "commands", {}).items():
+        _flags_without_value(below, typer.Context(below, parent=context, info_name=name))
 
 
 def _sentence(error: Exception) -> str:

@@ -25,7 +25,9 @@ def create(
     topic: Annotated[list[str] | None, typer.Option(help="Only this topic, e.g. `task`; may be repeated.")] = None,
     subject: Annotated[str | None, typer.Option(help="Only what is about this task or worker.")] = None,
     description: Annotated[str, typer.Option(help="For people.")] = "",
-    from_beginning: Annotated[bool, typer.Option(help="Begin with what there is, not with what comes.")] = False,
+    from_beginning: Annotated[
+        bool, typer.Option("--from-beginning", help="Begin with what there is, not with what comes.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Have events posted to an address; shows the secret, this once."""

@@ -3,11 +3,11 @@
 import logging
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import httpx
 import pytest
-from fastapi import APIRouter
+from fastapi import APIRouter, Query
 from pydantic import SecretStr
 from starlette.types import ASGIApp, Message, Scope
 
@@ -77,9 +77,9 @@ async def create(body: CreateTask, caller: Calling, limit: int = 5) -> dict[str,
 
 
 @router.get("/tasks")
-async def listed() -> dict[str, str]:
+async def listed(words: Annotated[list[str], Query()] = [], limit: int = 5) -> dict[str, list[str]]:  # noqa: B006
     """Answer at the same path by another method."""
-    return {}
+    return {"words": words}
 
 
 @pytest.fixture
@@ -136,6 +136,14 @@ class TestProblems:
             {"path": "limt", "message": "no parameter of this route; did you mean 'limit'?"}
         ]
         assert (await client.get("/health/live?cache=1")).status_code == 200
+
+    async def test_a_parameter_that_is_given_twice_is_refused_where_the_route_takes_one_value(
+        self, client: httpx.AsyncClient
+    ) -> None:
+        found = problem(await client.get(f"{PREFIX}/tasks?limit=3&limit=4&words=a&words=b"))
+        assert (found["status"], found["code"]) == (422, "invalid_input")
+        assert found["errors"] == [{"path": "limit", "message": "takes one value (got '3' and '4'); give it once"}]
+        assert (await client.get(f"{PREFIX}/tasks?limit=3&words=a&words=b")).json() == {"words": ["a", "b"]}
 
     async def test_a_bug_is_a_problem_that_tells_no_secret_and_a_log_that_tells_all(
         self, client: httpx.AsyncClient, caplog: pytest.LogCaptureFixture

@@ -4,7 +4,7 @@ import logging
 import secrets
 import uuid
 from collections.abc import Awaitable, Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, get_origin
 
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from fastapi.dependencies.utils import get_flat_params
@@ -66,17 +66,24 @@ def build_app(service: Service, health: Health, scrape: Scrape, *, token: Secret
 async def _only_known_parameters(connection: HTTPConnection) -> None:
     """Refuse a query parameter that the route does not have: a filter that is misspelt would let everything pass.
 
+    One that is given twice too, where the route takes one value: the last would win without a word.
+
     Raises:
-        InvalidInput: It is not known here; says the nearest that is.
+        InvalidInput: It is not known here, says the nearest that is; or it is given twice.
     """
     if not connection.query_params or connection.scope["type"] != "http":
         return
-    known = [field.alias for field in get_flat_params(connection.scope["route"].dependant)]
-    unknown = [name for name in connection.query_params if name not in known]
-    if unknown:
-        wrong = [
-            FieldError(path=name, message=f"no parameter of this route{nearest(name, known)}") for name in unknown
-        ]
+    known = {field.alias: field for field in get_flat_params(connection.scope["route"].dependant)}
+    wrong = []
+    for name in connection.query_params:
+        if name not in known:
+            wrong.append(FieldError(path=name, message=f"no parameter of this route{nearest(name, known)}"))
+            continue
+        values = connection.query_params.getlist(name)
+        if len(values) > 1 and get_origin(known[name].field_info.annotation) is not list:
+            given = " and ".join(repr(value[:80]) for value in values[:2])
+            wrong.append(FieldError(path=name, message=f"takes one value (got {given}); give it once"))
+    if wrong:
         raise InvalidInput("; ".join(f"{one.path}: {one.message}" for one in wrong[:3]), wrong)
 
 

@@ -144,7 +144,9 @@ async def test_unknown_paths_and_wrong_methods_are_problems(client: httpx.AsyncC
     assert_problem(await client.delete(f"{API}/tasks"), 405, "method_not_allowed")
     assert_problem(await client.post(f"{API}/workers"), 405, "method_not_allowed")
     assert_problem(await client.post("/health/ready"), 405, "method_not_allowed")
-    assert_problem(await client.post(f"{API}/tasks", content=b"{"), 422, "invalid_input")
+    assert_problem(await client.post(f"{API}/tasks", content=b"{"), 415, "unsupported_media_type")
+    json = {"Content-Type": "application/json"}
+    assert_problem(await client.post(f"{API}/tasks", content=b"{", headers=json), 422, "invalid_input")
 
 
 async def test_our_own_headers_stay_inside(door: Door) -> None:

@@ -20,6 +20,7 @@ from trainwright.contracts.errors import (
     IllegalTransition,
     InvalidInput,
     NotFound,
+    NotJson,
     OutboxFull,
     StoreUnavailable,
     TooLarge,
@@ -52,6 +53,7 @@ ERRORS = (
     IllegalTransition,
     VersionConflict,
     TooLarge,
+    NotJson,
     Damaged,
     StoreUnavailable,
     OutboxFull,
@@ -187,10 +189,14 @@ class TestProblems:
     ) -> None:
         headers = {"content-type": kind} if kind else {}
         answer = await client.post(f"{PREFIX}/tasks", content=b'{"config": {"recipe": "x"}}', headers=headers)
-        (error,) = problem(answer)["errors"]
+        found = problem(answer)
+        assert (found["status"], found["code"]) == (415, "unsupported_media_type")
+        (error,) = found["errors"]
         assert error["path"] == "body"
         assert says in error["message"]
         assert "send JSON with Content-Type: application/json" in error["message"]
+        nothing = problem(await client.post(f"{PREFIX}/tasks", headers=headers))
+        assert (nothing["status"], nothing["errors"][0]["path"]) == (422, "body"), "of nothing there is no type"
 
     @pytest.mark.parametrize("body", [b"[" * 100_000, b'{"config": {"n": ' + b"9" * 5_000 + b"}}"])
     async def test_json_beyond_reading_is_wrong_input(self, client: httpx.AsyncClient, body: bytes) -> None:

@@ -9,6 +9,7 @@ TrainwrightError
 │   ├── VersionConflict      version_conflict     (retry)
 │   └── ResourceLimitError   resource_limit
 ├── TooLarge            413  too_large
+├── NotJson             415  unsupported_media_type
 └── Unavailable         503  unavailable          (retry)
     ├── StoreUnavailable     store_unavailable
     │   ├── StoreBusy        store_busy           (at once)
@@ -119,6 +120,12 @@ class TooLarge(TrainwrightError):
     """A body or a document is over its limit."""
 
     status, code, title = 413, "too_large", "Too large"
+
+
+class NotJson(TrainwrightError):
+    """A body that does not say to be JSON, or what else the route takes."""
+
+    status, code, title = 415, "unsupported_media_type", "Unsupported media type"
 
 
 class Damaged(TrainwrightError):

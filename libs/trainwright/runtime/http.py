@@ -18,7 +18,7 @@ from starlette.routing import Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from trainwright.contracts.base import nearest
-from trainwright.contracts.errors import FieldError, InvalidInput, Problem, TrainwrightError, Unauthorised
+from trainwright.contracts.errors import FieldError, InvalidInput, NotJson, Problem, TrainwrightError, Unauthorised
 from trainwright.runtime.dead import dead_routes
 from trainwright.runtime.envelope import Cause
 from trainwright.runtime.health import Health
@@ -170,6 +170,8 @@ async def _on_validation(request: Request, error: RequestValidationError) -> Res
     if [field.path for field in fields] == ["body"] and not kind.endswith("json"):
         said = f"the header says Content-Type: {kind}" if kind else "there is no header Content-Type"
         fields = [FieldError(path="body", message=f"{said}; send JSON with Content-Type: application/json")]
+        if error.errors()[0]["type"] != "missing":
+            return problem_response(NotJson(f"body: {fields[0].message}", fields).problem())
     summary = "; ".join(f"{field.path}: {field.message}" for field in fields[:3])
     return problem_response(InvalidInput(summary, fields).problem())
 

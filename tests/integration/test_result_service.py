@@ -226,6 +226,11 @@ async def test_what_cannot_be_drawn_is_said(story: Story) -> None:
 async def test_a_failed_task_has_a_report_and_one_that_runs_has_none_yet(story: Story) -> None:
     failed, running = CLOCK.new_id("task"), CLOCK.new_id("task")
     failure = Failure(failure_class=FailureClass.USER_ERROR, message="boom", traceback="Traceback\n<b>boom</b>")
+    ended = (await story.attempt(failed)).attempt
+    half = {"outcome": Outcome.FAILED, "bundle": None, "final_step": 1200, "total_steps": 2400}
+    await story.bus.say(
+        AttemptEnded(attempt=ended.model_copy(update={**half, "latest_metrics": {"<loss>": 0.25}}))
+    )
     await story.bus.say(story.task(failed, TaskStatus.FAILED, failure=failure))
     await story.bus.say(story.task(running, TaskStatus.RUNNING))
 
@@ -236,6 +241,9 @@ async def test_a_failed_task_has_a_report_and_one_that_runs_has_none_yet(story: 
     report = await story.api.get(f"/tasks/{failed}/report")
     assert report.status_code == 200
     assert "&lt;b&gt;boom&lt;/b&gt;" in report.text
+    for shown in ("<span>&lt;loss&gt;</span><b>0.25</b>", "<b>1,200</b><span>of 2,400, attempt 1</span>"):
+        assert shown in report.text, "how far it had come, though nothing is left of it"
+    assert f"trainwright metrics {failed} --name" in report.text
     waiting = (await story.api.get(f"/tasks/{running}/report")).json()
     assert waiting["code"] == "conflict"
     assert "is running (training)" in waiting["detail"]

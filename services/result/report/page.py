@@ -45,9 +45,11 @@ def report_page(found: Content, drawings: Mapping[str, Any]) -> str:
 
 
 def ended_page(task: TaskDocument, attempts: Sequence[AttemptDocument] = ()) -> str:
-    """Return the report of a task that left no model: how it ended, and why."""
+    """Return the report of a task that left no model: how it ended, why, and how far it had come."""
     rows = attempt_rows(task.attempt, attempts, repairs_of(task, {}))
-    return _environment().get_template("ended.html.j2").render(title=task.name, task=task, attempts=rows)
+    last = next((one for one in reversed(attempts) if one.latest_metrics), None)
+    template = _environment().get_template("ended.html.j2")
+    return template.render(title=task.name, task=task, attempts=rows, last=last)
 
 
 @lru_cache(maxsize=1)

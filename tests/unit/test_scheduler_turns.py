@@ -12,6 +12,8 @@ from fastapi import FastAPI
 from services.scheduler import passes as scheduler_passes
 from services.scheduler.reactions import reactions
 from services.scheduler.routes import build_router
+from tests.harness import eventually
+from tests.integration.runtime_parts import running
 from tests.runtime_kit import record, task_event
 from tests.unit.test_scheduler_passes import TASK, Scheduler, a_store, a_worker
 from trainwright.contracts.base import Event
@@ -108,3 +110,15 @@ async def test_a_pass_that_fails_takes_no_event_along(scheduler: Turns, monkeypa
     assert await commands(scheduler) == [TASK]
     await scheduler.turn(task_event(2))
     assert await commands(scheduler) == [task_event(2).subject], "the next turn is followed by its own pass again"
+
+
+async def test_who_waits_gets_its_place_once_the_store_that_was_away_is_back(
+    scheduler: Turns, caplog: pytest.LogCaptureFixture
+) -> None:
+    await scheduler.hear(task_event())
+    await scheduler.store.close()
+    async with running(scheduler.passes.place_for_ever()):
+        await eventually(lambda: "placing waits" in caplog.text, within=5, what="a first try")
+        await scheduler.store.open()
+        await eventually(scheduler.holds_a_place, within=5, what="its place")
+    assert await commands(scheduler) == [TASK]

@@ -1,6 +1,7 @@
 """The watcher of one run, over a real spool and a real process, with a clock of the test's own."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -93,6 +94,16 @@ def test_a_run_that_finds_no_room_for_its_reports_is_not_taken_for_hung_but_its_
     stop = desk.pass_time(60)
     assert stop is not None
     assert stop.kind is StopCause.TIMED_OUT
+
+
+def test_a_run_whose_folder_was_taken_away_is_hung_like_any_other(desk: Desk, tmp_path: Path) -> None:
+    desk.watcher.look(desk.pid)
+    desk.report(*range(1, 21))
+    assert desk.pass_time(1) is None
+    shutil.rmtree(tmp_path)
+    stop = desk.pass_time(35)
+    assert stop is not None
+    assert stop.kind is StopCause.HUNG
 
 
 def test_checkpoints_wait_while_the_loss_is_no_number(desk: Desk) -> None:

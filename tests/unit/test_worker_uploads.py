@@ -270,6 +270,18 @@ async def test_what_breaks_while_a_checkpoint_is_stored_holds_up_no_other(run: R
     assert [one.step for one in run.told] == [1]
 
 
+async def test_a_checkpoint_that_could_not_be_told_for_whatever_reason_is_told_later(
+    run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    run.save(1)
+    stored, run.attempt = run.attempt, None  # type: ignore[assignment]  # nothing of an attempt can be read
+    async with running(run.uploads.run()):
+        await eventually(lambda: "storing a checkpoint failed" in caplog.text, within=20, what="a first try")
+        run.attempt = stored
+        await eventually(lambda: run.told, within=20, what="the second one")
+    assert [one.step for one in run.told] == [1]
+
+
 async def test_a_folder_that_cannot_be_written_is_the_machines_fault(run: Run) -> None:
     (run.directory / layout.SPEC).mkdir()
     script = await run.blobs.write_bytes(b"print(1)")

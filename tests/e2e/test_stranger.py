@@ -29,14 +29,14 @@ TASK, QUEUE, ATTEMPT, WORKER = (f"trainwright.{noun}.v1" for noun in ("task", "q
 METRIC, LOG, RESULT, DEAD = (f"trainwright.{noun}.v1" for noun in ("metric", "log", "result", "dead"))
 
 COUNT = """
-import sys, time
+import os, sys, time
 import trainwright
-
 run = trainwright.init()
-for step in range(int(sys.argv[1])):
+total = int(sys.argv[1 if os.environ["TRAINWRIGHT_RUN_ID"].endswith("/1") else -1])
+for step in range(total):
     if run.should_stop():
         break
-    run.log(step, {"loss": 1 / (step + 1), "odd": float("nan")}, total_steps=int(sys.argv[1]))
+    run.log(step, {"loss": 1 / (step + 1), "odd": float("nan")}, total_steps=total)
     if step == 3:
         run.checkpoint(step, steps=[step])
     print("step", step)
@@ -101,7 +101,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
             api.post(f"/tasks/{tasks['paused']}/resume").raise_for_status()
             for name in ("completed", "failed", "cancelled", "paused", "killed"):
                 wait(api, tasks[name], is_final)
-            tasks["interrupted"] = submit(api, script(folder / "slow.py", COUNT, "120"))
+            tasks["interrupted"] = submit(api, script(folder / "slow.py", COUNT, "100000", "20"))
             wait(api, tasks["interrupted"], lambda task: task["progress"]["current_step"] > 3)
         up.down()
         up.up()

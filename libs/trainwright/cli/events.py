@@ -20,15 +20,17 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Read the events that the services publish.", no_args_is_help=True)
 
+FromBeginning = Annotated[
+    bool, typer.Option("--from-beginning", help="Begin with what there is, not with what comes.")
+]
+
 
 @app.command()
 def tail(
     topic: Annotated[
         list[str] | None, typer.Option(help="Only this topic, e.g. `task` or its full name; may be repeated.")
     ] = None,
-    from_beginning: Annotated[
-        bool, typer.Option("--from-beginning", help="Begin with what there is, not with what comes.")
-    ] = False,
+    from_beginning: FromBeginning = False,
     limit: Annotated[int | None, typer.Option(help="End after so many events.", min=1)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Lines of JSON: whole events.")] = False,
 ) -> None:
@@ -49,9 +51,7 @@ def follow(
         ),
     ] = None,
     subject: Annotated[str | None, typer.Option(help="Only what is about this task or worker.")] = None,
-    from_beginning: Annotated[
-        bool, typer.Option("--from-beginning", help="Begin with what there is, not with what comes.")
-    ] = False,
+    from_beginning: FromBeginning = False,
     after: Annotated[
         str | None, typer.Option(metavar="POSITION", help="Go on after the `position` of an event in JSON.")
     ] = None,

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from trainwright.cli.console import FAILED, ago, clock, fact, json_line, table
+from trainwright.cli.events import FromBeginning
 from trainwright.cli.session import again, connect
 
 if TYPE_CHECKING:
@@ -25,9 +26,7 @@ def create(
     topic: Annotated[list[str] | None, typer.Option(help="Only this topic, e.g. `task`; may be repeated.")] = None,
     subject: Annotated[str | None, typer.Option(help="Only what is about this task or worker.")] = None,
     description: Annotated[str, typer.Option(help="For people.")] = "",
-    from_beginning: Annotated[
-        bool, typer.Option("--from-beginning", help="Begin with what there is, not with what comes.")
-    ] = False,
+    from_beginning: FromBeginning = False,
     as_json: AsJson = False,
 ) -> None:
     """Have events posted to an address; shows the secret, this once."""

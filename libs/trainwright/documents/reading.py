@@ -126,14 +126,15 @@ def _items(place: str, value: dict[Any, Any] | list[Any]) -> Iterator[tuple[obje
     if isinstance(value, list):
         yield from enumerate(value)
         return
+    where = f"in {place} " if place else ""
     for key, item in value.items():
         if isinstance(key, bool):  # JSON's keys are text
             what = f"{str(key).lower()}: so YAML reads {'yes, on and true' if key else 'no, off and false'}"
-            _refuse(f"a key {f'in {place} ' if place else ''}was read as {what}; put it in quotes if it is a name")
+            _refuse(f"a key {where}was read as {what}; put it in quotes if it is a name")
         if not isinstance(key, str):
-            _refuse(f"the key {key!r} {f'in {place} ' if place else ''}is not text; put it in quotes")
+            _refuse(f"the key {key!r} {where}is not text; put it in quotes")
         if not _is_text(key):
-            _refuse(f"a key {f'in {place} ' if place else ''}holds half a character (a lone surrogate)")
+            _refuse(f"a key {where}holds half a character (a lone surrogate)")
         yield key, item
 
 
